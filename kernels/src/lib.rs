@@ -1,0 +1,7 @@
+//! The hot loops: rolling indicators, attention and the other fused operations of our networks.
+//!
+//! Slices and tensors in, slices and tensors out.
+//!
+//! Invariant: knows no artifact, no table and no pipeline.
+
+pub mod math;

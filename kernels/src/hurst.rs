@@ -6,6 +6,9 @@ use crate::windows::{log_ratio, rolling, standard_deviation};
 /// Shortest and longest lag of the regression.
 const LAGS: std::ops::RangeInclusive<usize> = 2..=19;
 
+/// The shortest window that leaves every lag more than one difference.
+pub const SHORTEST_WINDOW: usize = *LAGS.end() + 2;
+
 /// Hurst exponent of each window of prices: least-squares slope, over the lags 2 to 19, of the logarithm of the standard
 /// deviation (n in the denominator) of lagged differences of the log price on the logarithm of the lag.
 ///
@@ -13,7 +16,7 @@ const LAGS: std::ops::RangeInclusive<usize> = 2..=19;
 /// equal. First row `window - 1`. Source: Hurst (1951); this form is that of the published original of the feature set.
 pub fn rolling_hurst(close: &[f64], window: usize) -> Vec<f64> {
     assert!(
-        window > LAGS.end() + 1,
+        window >= SHORTEST_WINDOW,
         "the window of a Hurst exponent is longer than its longest lag"
     );
     let log_lags: Vec<f64> = LAGS.map(|lag| math::ln(lag as f64)).collect();

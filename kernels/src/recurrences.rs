@@ -142,6 +142,18 @@ pub fn settling_rows(factor: f64) -> usize {
     (math::ln(SETTLED) / math::ln_1p(-factor)).ceil() as usize
 }
 
+/// The same for a mean, with that factor or a larger one, of such a mean.
+pub fn settling_rows_of_second(factor: f64) -> usize {
+    let mut rows = settling_rows(factor);
+    let mut weight = SETTLED;
+    // The weight of what came `k` rows before is `(1 + k * factor) * (1 - factor)^k` at most.
+    while (1.0 + rows as f64 * factor) * weight > SETTLED {
+        weight *= 1.0 - factor;
+        rows += 1;
+    }
+    rows
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -242,6 +242,36 @@ mod tests {
     }
 
     #[test]
+    fn what_happened_before_the_memory_does_not_matter() {
+        let (left, right, lookback) = (1, 2, 6);
+        let memory_rows = Structure::memory_rows(left, right, lookback);
+        let changes = |market: Bars<'_>| -> Vec<f64> {
+            let mut structure = Structure::new(left, right, lookback);
+            market.iter().map(|bar| structure.update(bar)).collect()
+        };
+        let mut state = 1_u32;
+        let prices: Vec<f64> = (0..600)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                f64::from(state >> 28)
+            })
+            .collect();
+        let market = market(&prices);
+        let early = changes(market.view());
+
+        let mut needed_rows = 0;
+        for start in 1..500 {
+            let late = changes(market.view().slice(start..600));
+            let differs = (0..late.len())
+                .rev()
+                .find(|&t| early[start + t].to_bits() != late[t].to_bits());
+            needed_rows = needed_rows.max(differs.map_or(0, |t| t + 1));
+        }
+        assert!(needed_rows <= memory_rows, "{needed_rows} bars matter");
+        assert!(needed_rows > lookback, "the market never tries the memory");
+    }
+
+    #[test]
     fn breakouts_compare_with_the_bars_before() {
         let market = market(&[1.0, 2.0, 3.0, 1.0, 0.0]);
 

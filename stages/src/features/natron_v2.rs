@@ -146,7 +146,7 @@ mod tests {
             let mut n_far = 0;
             for (t, (a, b)) in values.iter().zip(expected).enumerate() {
                 assert_eq!(a.is_nan(), b.is_nan(), "{name}, row {t}: {a} against {b}");
-                let allowed = 1e-9 * a.abs().max(b.abs()) + 1e-12 * typical;
+                let allowed = 1e-11 * a.abs().max(b.abs()) + 1e-12 * typical;
                 if column.unit == Unit::Flag {
                     assert!(a.is_nan() || a == b, "{name}, row {t}: {a} against {b}");
                 } else if (a - b).abs() > allowed {

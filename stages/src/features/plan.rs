@@ -540,8 +540,15 @@ mod tests {
         let good = plan.batch(bars.view());
         for tick in [f64::NAN, 1e9] {
             let mut bad = bars.clone();
-            bad.close[700] = tick;
-            bad.high[700] = tick;
+            for column in [
+                &mut bad.open,
+                &mut bad.high,
+                &mut bad.low,
+                &mut bad.close,
+                &mut bad.volume,
+            ] {
+                column[700] = tick;
+            }
 
             for ((column, good), bad) in
                 plan.columns().iter().zip(&good).zip(plan.batch(bad.view()))
@@ -550,6 +557,12 @@ mod tests {
                     bits(&good[..700]),
                     bits(&bad[..700]),
                     "{} before the tick",
+                    column.name
+                );
+                assert_eq!(
+                    bad[700].is_nan(),
+                    tick.is_nan(),
+                    "{} at the tick",
                     column.name
                 );
                 if column.memory_rows == column.warm_up_rows {

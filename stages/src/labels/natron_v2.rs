@@ -422,6 +422,8 @@ fn directional(bars: Bars<'_>) -> Vec<DirectionalRow> {
 
 #[cfg(test)]
 mod tests {
+    use natron_artifacts::{Artifact, StageContextParts};
+
     use super::*;
     use crate::features::fixtures::{golden_bars, market, read_csv, shared};
 
@@ -528,6 +530,52 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_stage_writes_labels_and_their_statistics() {
+        let stage = NatronV2Labels {
+            volatile_window: 50,
+            ..NatronV2Labels::default()
+        };
+        let bars = market(400, 8);
+        let columns = [&bars.open, &bars.high, &bars.low, &bars.close, &bars.volume];
+        let candles = BAR_COLUMNS.iter().zip(columns).fold(
+            Table::builder().time_index(bars.ts_ns.clone()),
+            |table, (name, values)| table.f64(Column::new(*name, ColumnType::F64), values.clone()),
+        );
+        let directory = tempfile::tempdir().unwrap();
+        let parts = StageContextParts::for_test(directory.path())
+            .input("candles", candles.build().unwrap());
+        let signature = stage.signature(&Schemas::new()).unwrap();
+        assert_eq!(
+            signature
+                .output_port("labels")
+                .unwrap()
+                .schema
+                .lookahead_bars,
+            3
+        );
+        let mut context = StageContext::new(parts, signature);
+
+        stage.run(&mut context).unwrap();
+
+        let outputs = context.finish().unwrap();
+        let (Artifact::Table(table), Artifact::Metrics(statistics)) =
+            (&outputs["labels"], &outputs["statistics"])
+        else {
+            panic!("labels are a table and statistics are metrics")
+        };
+        assert_eq!(
+            table.i64_or_null("regime").unwrap(),
+            stage.label(bars.view()).regime
+        );
+        assert!(table.f64("forward_return_3").unwrap()[397].is_nan());
+        let shares =
+            REGIMES.map(|regime| statistics.get(&format!("regime.{regime}.share")).unwrap());
+        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        assert_eq!(statistics.get("direction.missing"), Some(3.0));
+        assert!(statistics.get("direction.up.mean_return.next_3") > Some(0.0));
     }
 
     #[test]

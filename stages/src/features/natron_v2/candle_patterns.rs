@@ -3,7 +3,7 @@
 use natron_kernels::bars::Bars;
 use natron_kernels::candles;
 
-use super::super::plan::{Family, FeatureColumn, Unit};
+use crate::features::plan::{Family, FeatureColumn, Unit};
 
 pub(super) fn families() -> Vec<Family> {
     let column = |name: &str,

@@ -5,8 +5,8 @@ use natron_kernels::windows::quotient;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::plan::{Family, FeatureColumn, FeatureError, Unit};
 use super::check_windows;
+use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
 
 /// Parameters of the market profile.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -7,8 +7,8 @@ use natron_kernels::windows::{flag, lagged, quotient, rolling_mean, zip_with};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::plan::{Family, FeatureColumn, FeatureError, Unit};
 use super::check_windows;
+use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
 
 /// Parameters of the moving averages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -5,8 +5,8 @@ use natron_kernels::windows::{fractional_difference, log_ratio, log_return, simp
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::plan::{Family, FeatureColumn, FeatureError, Unit};
 use super::{check_positive, check_windows};
+use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
 
 /// Parameters of the returns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -6,8 +6,8 @@ use natron_kernels::structure::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::plan::{Family, FeatureColumn, FeatureError, Unit};
 use super::check_windows;
+use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
 
 /// Parameters of the market structure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

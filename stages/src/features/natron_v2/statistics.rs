@@ -7,8 +7,8 @@ use natron_kernels::windows::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::plan::{Family, FeatureColumn, FeatureError, Unit};
 use super::check_windows;
+use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
 
 /// Parameters of the statistical columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

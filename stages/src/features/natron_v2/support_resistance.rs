@@ -4,8 +4,8 @@ use natron_kernels::structure::{distance_to_high, distance_to_low};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::plan::{Family, FeatureColumn, FeatureError, Unit};
 use super::check_windows;
+use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
 
 /// Parameters of the distances.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

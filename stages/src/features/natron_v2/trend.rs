@@ -6,8 +6,8 @@ use natron_kernels::windows::zip_with;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::plan::{Family, FeatureColumn, FeatureError, Unit};
 use super::check_windows;
+use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
 
 /// Parameters of the trend columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -8,8 +8,8 @@ use natron_kernels::windows::{quotient, rolling_standard_deviation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::plan::{Family, FeatureColumn, FeatureError, Unit};
 use super::{check_positive, check_windows};
+use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
 
 /// Parameters of the volatility columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -8,8 +8,8 @@ use natron_kernels::windows::{rolling_mean, rolling_z_score};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::plan::{Family, FeatureColumn, FeatureError, Unit};
 use super::check_windows;
+use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
 
 /// Parameters of the volume columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -1,10 +1,4 @@
-//! Every built-in stage, one module per kind, and [`registry`], the one list of kinds.
-//!
-//! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
+//! The built-in stages.
 
-use natron_artifacts::Registry;
-
-/// All built-in kinds of stages.
-pub fn registry() -> Registry {
-    Registry::new()
-}
+pub mod features;
+pub mod labels;

@@ -5,3 +5,7 @@
 //! Invariant: knows no artifact, no table and no pipeline.
 
 pub mod math;
+
+mod dispatch;
+mod lanes;
+pub mod matmul;

@@ -40,7 +40,7 @@ macro_rules! dispatched {
     ($($(#[$meta:meta])* $vis:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(
         $(#[$meta])*
         $vis fn $name($($argument: $type),*) $(-> $result)? {
-            #[expect(clippy::inline_always, reason = "the body must be compiled inside each of its callers")]
+            // It must be compiled inside each of its callers.
             #[inline(always)]
             fn body($($argument: $type),*) $(-> $result)? $body
 

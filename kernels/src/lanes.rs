@@ -3,11 +3,20 @@
 //! A sum runs in [`LANES`] independent accumulators (element `i` goes to accumulator `i % LANES`), which are then added
 //! in a fixed tree. The order depends on nothing but the length, and so do the bits.
 
+#![allow(
+    clippy::inline_always,
+    reason = "these must be compiled inside their dispatched callers"
+)]
+#![allow(
+    clippy::excessive_precision,
+    clippy::many_single_char_names,
+    reason = "as published"
+)]
+
 /// Independent accumulators of a sum: one AVX-512 register of `f32`.
 pub(crate) const LANES: usize = 16;
 
 /// Adds the accumulators pairwise: 16 to 8 to 4 to 2 to 1.
-#[expect(clippy::inline_always, reason = "must be compiled inside dispatched callers")]
 #[inline(always)]
 pub(crate) fn fold(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
@@ -21,7 +30,6 @@ pub(crate) fn fold(mut lanes: [f32; LANES]) -> f32 {
 }
 
 /// `sum f(x[i])` in lane order.
-#[expect(clippy::inline_always, reason = "must be compiled inside dispatched callers")]
 #[inline(always)]
 pub(crate) fn sum_map(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0_f32; LANES];
@@ -38,7 +46,6 @@ pub(crate) fn sum_map(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 }
 
 /// `sum x[i] * y[i]` in lane order, one fused multiply-add each.
-#[expect(clippy::inline_always, reason = "must be compiled inside dispatched callers")]
 #[inline(always)]
 pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
     let mut lanes = [0.0_f32; LANES];
@@ -56,7 +63,6 @@ pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
 }
 
 /// Largest element; negative infinity for none. NaN is skipped.
-#[expect(clippy::inline_always, reason = "must be compiled inside dispatched callers")]
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -69,14 +75,14 @@ pub(crate) fn max(x: &[f32]) -> f32 {
     for (lane, &value) in lanes.iter_mut().zip(rest) {
         *lane = if value > *lane { value } else { *lane };
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+    lanes
+        .into_iter()
+        .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
 }
 
 /// `e^x` within 2 units in the last place, 0 below -87.3 and saturated above 88.3; NaN stays NaN.
 ///
 /// Range reduction and polynomial of Moshier's Cephes (`expf`), written without branches.
-#[expect(clippy::inline_always, reason = "must be compiled inside dispatched callers")]
-#[expect(clippy::excessive_precision, reason = "the published coefficients")]
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     const LOWEST: f32 = -87.3;
@@ -104,8 +110,6 @@ pub(crate) fn exp(x: f32) -> f32 {
 /// The error function, absolute error below 4e-7.
 ///
 /// The rational approximation of Eigen and XLA: odd polynomial over even polynomial on \[-4, 4\], saturated outside.
-#[expect(clippy::inline_always, reason = "must be compiled inside dispatched callers")]
-#[expect(clippy::excessive_precision, reason = "the published coefficients")]
 #[inline(always)]
 pub(crate) fn erf(x: f32) -> f32 {
     let clamped = if x < -4.0 { -4.0 } else { x };
@@ -128,6 +132,14 @@ pub(crate) fn erf(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(
+        clippy::disallowed_methods,
+        clippy::needless_range_loop,
+        clippy::float_cmp,
+        clippy::many_single_char_names,
+        reason = "plain definitions to compare with"
+    )]
+
     use super::*;
 
     #[test]
@@ -164,7 +176,11 @@ mod tests {
             let exact: f64 = x.iter().map(|&v| f64::from(v)).sum();
 
             assert!((f64::from(sum_map(&x, |v| v)) - exact).abs() < 1e-5);
-            assert!((f64::from(dot(&x, &x)) - x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>()).abs() < 1e-4);
+            assert!(
+                (f64::from(dot(&x, &x)) - x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>())
+                    .abs()
+                    < 1e-4
+            );
         }
     }
 }

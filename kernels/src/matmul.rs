@@ -6,6 +6,11 @@
 //! order that depends on the vector width; those are computed here. Threads split the rows of the result, never the
 //! reduced axis.
 
+#![allow(
+    clippy::many_single_char_names,
+    reason = "`c[m, n] = a[m, k] b[k, n]` is what everyone calls them"
+)]
+
 use gemm::Parallelism;
 use rayon::prelude::*;
 
@@ -112,8 +117,18 @@ impl<'a, T: Element> Matrix<'a, T> {
     /// # Panics
     /// If `data` has not `rows * columns` elements.
     pub fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
-        assert_eq!(data.len(), rows * columns, "a {rows} by {columns} matrix needs as many elements");
-        Self { data, rows, columns, row_stride: columns, column_stride: 1 }
+        assert_eq!(
+            data.len(),
+            rows * columns,
+            "a {rows} by {columns} matrix needs as many elements"
+        );
+        Self {
+            data,
+            rows,
+            columns,
+            row_stride: columns,
+            column_stride: 1,
+        }
     }
 
     /// A matrix whose rows lie `row_stride` elements apart.
@@ -126,7 +141,13 @@ impl<'a, T: Element> Matrix<'a, T> {
             "a {rows} by {columns} matrix with rows {row_stride} apart does not fit {} elements",
             data.len()
         );
-        Self { data, rows, columns, row_stride, column_stride: 1 }
+        Self {
+            data,
+            rows,
+            columns,
+            row_stride,
+            column_stride: 1,
+        }
     }
 
     /// The transpose: the same elements with the axes exchanged.
@@ -142,11 +163,19 @@ impl<'a, T: Element> Matrix<'a, T> {
     }
 
     fn rows_from(self, start: usize, rows: usize) -> Self {
-        Self { data: &self.data[start * self.row_stride..], rows, ..self }
+        Self {
+            data: &self.data[start * self.row_stride..],
+            rows,
+            ..self
+        }
     }
 
     fn columns_from(self, start: usize, columns: usize) -> Self {
-        Self { data: &self.data[start * self.column_stride..], columns, ..self }
+        Self {
+            data: &self.data[start * self.column_stride..],
+            columns,
+            ..self
+        }
     }
 }
 
@@ -161,7 +190,13 @@ pub fn matmul<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>) -> Vec<T> {
 ///
 /// # Panics
 /// If the inner sizes differ or `c` is too short.
-pub fn multiply<T: Element>(c: &mut [T], c_row_stride: usize, a: Matrix<'_, T>, b: Matrix<'_, T>, accumulate: bool) {
+pub fn multiply<T: Element>(
+    c: &mut [T],
+    c_row_stride: usize,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    accumulate: bool,
+) {
     let threads = rayon::current_num_threads();
     let work = a.rows * b.columns * a.columns;
     if threads == 1 || a.rows < 2 || b.columns == 0 || work < PARALLEL_THRESHOLD {
@@ -169,20 +204,28 @@ pub fn multiply<T: Element>(c: &mut [T], c_row_stride: usize, a: Matrix<'_, T>, 
         return;
     }
     let rows = a.rows.div_ceil(threads);
-    c.par_chunks_mut(rows * c_row_stride).enumerate().for_each(|(chunk, c)| {
-        let start = chunk * rows;
-        if start < a.rows {
-            let part = a.rows_from(start, rows.min(a.rows - start));
-            multiply_here(c, c_row_stride, part, b, accumulate);
-        }
-    });
+    c.par_chunks_mut(rows * c_row_stride)
+        .enumerate()
+        .for_each(|(chunk, c)| {
+            let start = chunk * rows;
+            if start < a.rows {
+                let part = a.rows_from(start, rows.min(a.rows - start));
+                multiply_here(c, c_row_stride, part, b, accumulate);
+            }
+        });
 }
 
 /// [`multiply`] on the calling thread alone; the same bits.
 ///
 /// # Panics
 /// If the inner sizes differ or `c` is too short.
-pub fn multiply_here<T: Element>(c: &mut [T], c_row_stride: usize, a: Matrix<'_, T>, b: Matrix<'_, T>, accumulate: bool) {
+pub fn multiply_here<T: Element>(
+    c: &mut [T],
+    c_row_stride: usize,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    accumulate: bool,
+) {
     assert_eq!(a.columns, b.rows, "the inner sizes of a product must agree");
     let (m, n, k) = (a.rows, b.columns, a.columns);
     if m == 0 || n == 0 {
@@ -210,7 +253,13 @@ pub fn multiply_here<T: Element>(c: &mut [T], c_row_stride: usize, a: Matrix<'_,
     }
 }
 
-fn multiply_block<T: Element>(c: &mut [T], c_row_stride: usize, a: Matrix<'_, T>, b: Matrix<'_, T>, accumulate: bool) {
+fn multiply_block<T: Element>(
+    c: &mut [T],
+    c_row_stride: usize,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    accumulate: bool,
+) {
     let shape = Shape {
         m: a.rows,
         n: b.columns,
@@ -270,7 +319,13 @@ mod tests {
     }
 
     /// The definition: blocks of 256, each one chain of fused multiply-adds.
-    fn definition(a: &dyn Fn(usize, usize) -> f32, b: &dyn Fn(usize, usize) -> f32, m: usize, n: usize, k: usize) -> Vec<f32> {
+    fn definition(
+        a: &dyn Fn(usize, usize) -> f32,
+        b: &dyn Fn(usize, usize) -> f32,
+        m: usize,
+        n: usize,
+        k: usize,
+    ) -> Vec<f32> {
         let mut c = Vec::with_capacity(m * n);
         for i in 0..m {
             for j in 0..n {
@@ -294,17 +349,43 @@ mod tests {
 
     fn check(m: usize, n: usize, k: usize, transpose_a: bool, transpose_b: bool) {
         let (a, b) = (noise(m * k, 1), noise(k * n, 2));
-        let left = if transpose_a { Matrix::new(&a, k, m).transposed() } else { Matrix::new(&a, m, k) };
-        let right = if transpose_b { Matrix::new(&b, n, k).transposed() } else { Matrix::new(&b, k, n) };
-        let at = |i: usize, p: usize| if transpose_a { a[p * m + i] } else { a[i * k + p] };
-        let bt = |p: usize, j: usize| if transpose_b { b[j * k + p] } else { b[p * n + j] };
+        let left = if transpose_a {
+            Matrix::new(&a, k, m).transposed()
+        } else {
+            Matrix::new(&a, m, k)
+        };
+        let right = if transpose_b {
+            Matrix::new(&b, n, k).transposed()
+        } else {
+            Matrix::new(&b, k, n)
+        };
+        let at = |i: usize, p: usize| {
+            if transpose_a {
+                a[p * m + i]
+            } else {
+                a[i * k + p]
+            }
+        };
+        let bt = |p: usize, j: usize| {
+            if transpose_b {
+                b[j * k + p]
+            } else {
+                b[p * n + j]
+            }
+        };
         let expected = bits(&definition(&at, &bt, m, n, k));
         for threads in [1, 2, 3] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
 
             let c = pool.install(|| matmul(left, right));
 
-            assert!(bits(&c) == expected, "{m}x{n}x{k} {transpose_a} {transpose_b} with {threads} threads");
+            assert!(
+                bits(&c) == expected,
+                "{m}x{n}x{k} {transpose_a} {transpose_b} with {threads} threads"
+            );
         }
     }
 
@@ -338,12 +419,22 @@ mod tests {
         let (a, b) = (noise(20 * 40, 3), noise(40 * 30, 4));
         let mut c = vec![1.0_f32; 20 * 35];
 
-        multiply(&mut c, 35, Matrix::new(&a, 20, 40), Matrix::new(&b, 40, 30), true);
+        multiply(
+            &mut c,
+            35,
+            Matrix::new(&a, 20, 40),
+            Matrix::new(&b, 40, 30),
+            true,
+        );
 
         let product = matmul(Matrix::new(&a, 20, 40), Matrix::new(&b, 40, 30));
         for i in 0..20 {
             for j in 0..35 {
-                let expected = if j < 30 { 1.0 + product[i * 30 + j] } else { 1.0 };
+                let expected = if j < 30 {
+                    1.0 + product[i * 30 + j]
+                } else {
+                    1.0
+                };
                 assert_eq!(c[i * 35 + j].to_bits(), expected.to_bits());
             }
         }

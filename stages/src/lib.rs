@@ -1,1 +1,10 @@
-//! placeholder
+//! Every built-in stage, one module per kind, and [`registry`], the one list of kinds.
+//!
+//! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
+
+use natron_artifacts::Registry;
+
+/// All built-in kinds of stages.
+pub fn registry() -> Registry {
+    Registry::new()
+}

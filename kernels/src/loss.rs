@@ -66,16 +66,22 @@ pub fn info_nce(x: &Tensor, temperature: f64) -> Result<Tensor> {
     x.contiguous()?.apply_op1(InfoNce { temperature })
 }
 
+/// Vectors are taken to be at least this long.
+const SHORTEST: f64 = 1e-12;
+
 /// The smallest cosine similarity of two views of one window, for `x` as in [`info_nce`].
 ///
-/// 1 (to rounding) means that the views do not differ: there is nothing to contrast.
+/// 1 (to rounding) means that the views do not differ: there is nothing to contrast. Two zero vectors count as equal.
 pub fn smallest_pair_similarity(x: &Tensor) -> Result<f64> {
     let (rows, width) = x.dims2()?;
     let x = x.contiguous()?;
     let x = Elements::of(&x)?;
-    let (unit, _) = normalized(&x, width);
+    let (unit, lengths) = normalized(&x, width);
     let n = rows / 2;
     let pair = |i: usize| -> f64 {
+        if lengths[i] <= SHORTEST && lengths[i + n] <= SHORTEST {
+            return 1.0;
+        }
         (0..width)
             .map(|c| unit[i * width + c] * unit[(i + n) * width + c])
             .sum()
@@ -305,7 +311,7 @@ fn normalized(x: &[f32], width: usize) -> (Vec<f64>, Vec<f64>) {
     let lengths = unit
         .chunks_exact_mut(width)
         .map(|row| {
-            let length = row.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-12);
+            let length = row.iter().map(|v| v * v).sum::<f64>().sqrt().max(SHORTEST);
             for value in row {
                 *value /= length;
             }

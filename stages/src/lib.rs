@@ -2,6 +2,11 @@
 //!
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
+pub mod finetune;
+pub mod models;
+pub mod pretrain;
+mod training;
+
 use natron_artifacts::Registry;
 
 /// All built-in kinds of stages.

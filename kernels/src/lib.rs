@@ -19,3 +19,24 @@ pub mod structure;
 pub mod trend;
 pub mod volatility;
 pub mod volume;
+mod dispatch;
+mod lanes;
+pub mod matmul;
+
+mod storage;
+pub use storage::to_vec;
+
+pub mod adamw;
+pub mod allocator;
+pub mod attention;
+pub mod dropout;
+pub mod gelu;
+pub mod layer_norm;
+pub mod linear;
+pub mod loss;
+pub mod pooling;
+pub mod positions;
+pub mod residual;
+
+#[cfg(test)]
+mod gradient_check;

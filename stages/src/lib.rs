@@ -1,4 +1,17 @@
-//! The built-in stages.
+//! Every built-in stage, one module per kind, and [`registry`], the one list of kinds.
+//!
+//! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
 pub mod features;
 pub mod labels;
+pub mod finetune;
+pub mod models;
+pub mod pretrain;
+mod training;
+
+use natron_artifacts::Registry;
+
+/// All built-in kinds of stages.
+pub fn registry() -> Registry {
+    Registry::new()
+}

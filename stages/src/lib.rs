@@ -2,6 +2,9 @@
 //!
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
+mod backtest;
+mod evaluation;
+
 use natron_artifacts::Registry;
 
 /// All built-in kinds of stages.

@@ -8,6 +8,8 @@ pub mod finetune;
 pub mod models;
 pub mod pretrain;
 mod training;
+mod backtest;
+mod evaluation;
 
 use natron_artifacts::Registry;
 

@@ -13,6 +13,12 @@ mod evaluation;
 
 use natron_artifacts::Registry;
 
+#[cfg(test)]
+#[path = "../build/fingerprint.rs"]
+mod code_fingerprint;
+
+include!(concat!(env!("OUT_DIR"), "/fingerprints.rs"));
+
 /// All built-in kinds of stages.
 pub fn registry() -> Registry {
     Registry::new()

@@ -3,11 +3,13 @@
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
 pub mod features;
-pub mod labels;
 pub mod finetune;
-pub mod models;
+pub mod labels;
 pub mod pretrain;
+
+pub mod models;
 mod training;
+
 mod backtest;
 mod evaluation;
 
@@ -21,5 +23,13 @@ include!(concat!(env!("OUT_DIR"), "/fingerprints.rs"));
 
 /// All built-in kinds of stages.
 pub fn registry() -> Registry {
-    Registry::new()
+    let mut registry = Registry::new();
+    registry.register::<features::FeatureParameters>("features", fingerprint("features"));
+    registry.register::<finetune::Finetune>("finetune", fingerprint("finetune"));
+    registry.register::<labels::natron_v2::NatronV2Labels>(
+        "labels.natron_v2",
+        fingerprint("labels.natron_v2"),
+    );
+    registry.register::<pretrain::Pretrain>("pretrain", fingerprint("pretrain"));
+    registry
 }

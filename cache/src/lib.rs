@@ -47,7 +47,7 @@ mod writer;
 pub use actions::{Execution, Record};
 pub use key::{ColumnIngredient, Difference, Ingredients, InputIngredient, StageKey, diff};
 pub use lease::Lease;
-//pub use stat_cache::{FileStat, StatCache, StatError};
+pub use stat_cache::{FileStat, StatCache, StatError};
 pub use storage::{Disk, Durability, Entry, EntryKind, Storage, StorageFile};
 pub use store::{Committed, Scratch, Store, Workspace};
 pub use store_error::StoreError;

@@ -3,11 +3,14 @@
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
 mod backtest;
+pub mod evaluate;
 mod evaluation;
 
 use natron_artifacts::Registry;
 
 /// All built-in kinds of stages.
 pub fn registry() -> Registry {
-    Registry::new()
+    let mut registry = Registry::new();
+    registry.register::<evaluate::Evaluate>("evaluate", env!("CARGO_PKG_VERSION"));
+    registry
 }

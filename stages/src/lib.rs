@@ -11,6 +11,7 @@ pub mod models;
 mod training;
 
 mod backtest;
+pub mod evaluate;
 mod evaluation;
 
 use natron_artifacts::Registry;
@@ -31,5 +32,6 @@ pub fn registry() -> Registry {
         fingerprint("labels.natron_v2"),
     );
     registry.register::<pretrain::Pretrain>("pretrain", fingerprint("pretrain"));
+    registry.register::<evaluate::Evaluate>("evaluate", fingerprint("evaluate"));
     registry
 }

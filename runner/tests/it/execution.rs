@@ -13,7 +13,7 @@ use natron_runner::{
     VerifyOptions, Verdict, Watcher, Workspace, explain, load, run_file, verify,
 };
 
-use crate::toys::{EXECUTED, registry};
+use crate::executing_toys::{EXECUTED, registry};
 
 const PIPELINE: &str = r#"
 [pipeline]

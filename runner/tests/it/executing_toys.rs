@@ -6,8 +6,8 @@ use std::{
 };
 
 use natron_artifacts::{
-    Column, ColumnType, Kind, Metrics, PortSchema, Registry, Schemas, Signature, Stage, StageContext,
-    StageError, Table, Threads,
+    Column, ColumnType, Kind, Metrics, PortSchema, Registry, Schemas, Signature, Stage,
+    StageContext, StageError, Table, Threads,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,9 @@ struct Numbers {
 
 impl Stage for Numbers {
     fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
-        Ok(Signature::new().source("path", &self.path).output("numbers", two_columns()))
+        Ok(Signature::new()
+            .source("path", &self.path)
+            .output("numbers", two_columns()))
     }
 
     fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
@@ -62,7 +64,11 @@ impl Stage for Numbers {
         for (row, line) in text.lines().enumerate() {
             let mut parts = line.split_whitespace().map(str::parse::<f64>);
             let (Some(Ok(x)), Some(Ok(y))) = (parts.next(), parts.next()) else {
-                return Err(StageError::data_at(row as u64, "a", format!("`{line}` is no pair")));
+                return Err(StageError::data_at(
+                    row as u64,
+                    "a",
+                    format!("`{line}` is no pair"),
+                ));
             };
             a.push(x);
             b.push(y);
@@ -90,7 +96,9 @@ fn two() -> f64 {
 impl Stage for Scale {
     fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
         let signature = Signature::new().input_columns("numbers", ["a"]);
-        Ok(signature.output("scaled", two_columns()).threads(Threads::All))
+        Ok(signature
+            .output("scaled", two_columns())
+            .threads(Threads::All))
     }
 
     fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
@@ -98,7 +106,11 @@ impl Stage for Scale {
         let table = context.table("numbers")?;
         assert!(!table.has("b"), "only the declared columns are seen");
         let a: Vec<f64> = table.f64("a")?.iter().map(|x| x * self.factor).collect();
-        let a: Vec<f64> = if self.round { a.iter().map(|x| x.round()).collect() } else { a };
+        let a: Vec<f64> = if self.round {
+            a.iter().map(|x| x.round()).collect()
+        } else {
+            a
+        };
         context.write("scaled", numbers_table(a.clone(), a)?)
     }
 }
@@ -111,14 +123,18 @@ struct Sum {}
 impl Stage for Sum {
     fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
         let schema = PortSchema::of(Kind::Metrics);
-        Ok(Signature::new().gathered_input("tables", Kind::Table).output("metrics", schema))
+        Ok(Signature::new()
+            .gathered_input("tables", Kind::Table)
+            .output("metrics", schema))
     }
 
     fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
         EXECUTED.fetch_add(1, Ordering::SeqCst);
         let mut total = 0.0;
         for input in context.inputs("tables") {
-            let natron_artifacts::Artifact::Table(table) = &input.artifact else { unreachable!() };
+            let natron_artifacts::Artifact::Table(table) = &input.artifact else {
+                unreachable!()
+            };
             total += table.f64("a")?.iter().sum::<f64>();
         }
         let mut metrics = Metrics::new();

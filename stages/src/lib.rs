@@ -2,14 +2,15 @@
 //!
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
-pub mod features;
-pub mod labels;
-pub mod finetune;
-pub mod models;
-pub mod pretrain;
-mod training;
 mod backtest;
 mod evaluation;
+pub mod features;
+pub mod finetune;
+pub mod labels;
+pub mod models;
+pub mod predict;
+pub mod pretrain;
+mod training;
 
 use natron_artifacts::Registry;
 
@@ -21,5 +22,8 @@ include!(concat!(env!("OUT_DIR"), "/fingerprints.rs"));
 
 /// All built-in kinds of stages.
 pub fn registry() -> Registry {
-    Registry::new()
+    let mut registry = Registry::new();
+    registry.register::<pretrain::Pretrain>("pretrain", fingerprint("pretrain"));
+    registry.register::<finetune::Finetune>("finetune", fingerprint("finetune"));
+    registry
 }

@@ -10,7 +10,10 @@ pub mod bars;
 pub mod windows;
 
 pub mod candles;
+mod dispatch;
 pub mod hurst;
+mod lanes;
+pub mod matmul;
 pub mod momentum;
 pub mod order_statistics;
 pub mod profile;
@@ -19,9 +22,6 @@ pub mod structure;
 pub mod trend;
 pub mod volatility;
 pub mod volume;
-mod dispatch;
-mod lanes;
-pub mod matmul;
 
 mod storage;
 pub use storage::to_vec;

@@ -149,7 +149,7 @@ fn tables(a: &Table, b: &Table) -> Option<Divergence> {
     };
     let (columns_a, columns_b) = (names(a), names(b));
     if columns_a != columns_b {
-        let i = (0..)
+        let i = (0..columns_a.len().max(columns_b.len()))
             .find(|&i| columns_a.get(i) != columns_b.get(i))
             .unwrap_or(0);
         let name = |columns: &[String]| columns.get(i).cloned().unwrap_or_else(|| "nothing".into());

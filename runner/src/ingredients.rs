@@ -65,11 +65,11 @@ pub(crate) fn with_inputs(
     }
     ingredients.parameters = instance.key_parameters.clone();
     ingredients.seed = instance.seed;
-    ingredients.numeric = match graph.numeric {
+    match graph.numeric {
         Numeric::Portable => "portable",
         Numeric::Native => "native",
     }
-    .to_owned();
+    .clone_into(&mut ingredients.numeric);
     ingredients.inputs = inputs;
     ingredients.environment = instance.signature.environment.clone();
     ingredients.outputs = instance
@@ -82,7 +82,7 @@ pub(crate) fn with_inputs(
         .signature
         .lineage
         .then(|| canonical::digest("natron lineage v1", &lineage(graph, instance)));
-    ingredients.salt = instance.salt.clone();
+    ingredients.salt.clone_from(&instance.salt);
     Ok(ingredients)
 }
 

@@ -39,7 +39,7 @@ pub use graph::{
 };
 pub use lock::{LockDifference, LockEntry, LockError, LockFile, LockedOutput, lock_path};
 pub use noop::forget;
-pub use session::{LockMode, SessionError, SessionSummary, run_file};
+pub use session::{Invocation, LockMode, SessionError, SessionSummary, run_file};
 pub use verify::{StageVerdict, Verdict, Verification, VerifyOptions, verify, verify_locked};
 pub use views::write_view;
 pub use workspace::Workspace;

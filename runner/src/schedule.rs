@@ -6,33 +6,33 @@ use natron_artifacts::{Gpu, Resources, Threads};
 
 /// What a run may use at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Capacity {
+pub(crate) struct Capacity {
     /// Threads.
-    pub threads: usize,
+    pub(crate) threads: usize,
     /// Memory in bytes.
-    pub memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
     /// Ordinals of the GPUs.
-    pub gpus: Vec<u32>,
+    pub(crate) gpus: Vec<u32>,
     /// Named tokens; a name that is not here has one.
-    pub tokens: BTreeMap<String, u32>,
+    pub(crate) tokens: BTreeMap<String, u32>,
 }
 
 /// What one stage holds while it runs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Grant {
+pub(crate) struct Grant {
     /// Threads.
-    pub threads: usize,
+    pub(crate) threads: usize,
     /// Memory in bytes.
-    pub memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
     /// Ordinal of its GPU.
-    pub gpu: Option<u32>,
+    pub(crate) gpu: Option<u32>,
     /// Named tokens.
-    pub tokens: BTreeMap<String, u32>,
+    pub(crate) tokens: BTreeMap<String, u32>,
 }
 
 /// The resources that are free.
 #[derive(Debug)]
-pub struct Pool {
+pub(crate) struct Pool {
     capacity: Capacity,
     threads: usize,
     memory_bytes: u64,
@@ -43,7 +43,7 @@ pub struct Pool {
 
 impl Pool {
     /// A pool with everything free.
-    pub fn new(capacity: Capacity) -> Self {
+    pub(crate) fn new(capacity: Capacity) -> Self {
         Self {
             threads: capacity.threads,
             memory_bytes: capacity.memory_bytes,
@@ -57,7 +57,11 @@ impl Pool {
     /// Takes what a stage wants, or `None` when it has to wait.
     ///
     /// A stage that wants more than there is runs alone with all there is, rather than never.
-    pub fn take(&mut self, wanted: &Resources, tokens: &BTreeMap<String, u32>) -> Option<Grant> {
+    pub(crate) fn take(
+        &mut self,
+        wanted: &Resources,
+        tokens: &BTreeMap<String, u32>,
+    ) -> Option<Grant> {
         let threads = match wanted.threads {
             Threads::One => 1,
             Threads::Count(n) => (n.max(1) as usize).min(self.capacity.threads),
@@ -95,7 +99,7 @@ impl Pool {
     }
 
     /// Gives a grant back.
-    pub fn give_back(&mut self, grant: &Grant) {
+    pub(crate) fn give_back(&mut self, grant: &Grant) {
         self.threads += grant.threads;
         self.memory_bytes += grant.memory_bytes;
         if let Some(id) = grant.gpu {
@@ -111,7 +115,7 @@ impl Pool {
     }
 
     /// How many grants are out.
-    pub fn running(&self) -> usize {
+    pub(crate) fn running(&self) -> usize {
         self.running
     }
 
@@ -122,7 +126,7 @@ impl Pool {
 
 /// For every node, the seconds of the longest path that begins with it. `consumers[i]` are the nodes that read from `i`;
 /// every consumer comes after its producers.
-pub fn remaining_seconds(seconds: &[f64], consumers: &[Vec<usize>]) -> Vec<f64> {
+pub(crate) fn remaining_seconds(seconds: &[f64], consumers: &[Vec<usize>]) -> Vec<f64> {
     let mut remaining = seconds.to_vec();
     for i in (0..seconds.len()).rev() {
         let below = consumers[i]
@@ -135,7 +139,7 @@ pub fn remaining_seconds(seconds: &[f64], consumers: &[Vec<usize>]) -> Vec<f64> 
 }
 
 /// The memory that stages may use together: four fifths of what the system says is available.
-pub fn available_memory_bytes() -> u64 {
+pub(crate) fn available_memory_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text
         .lines()

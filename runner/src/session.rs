@@ -64,17 +64,37 @@ pub struct SessionSummary {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Runs the pipeline file at `file`.
+/// What somebody asks for: a pipeline file and what to do with it.
+#[derive(Clone, Copy)]
+pub struct Invocation<'a> {
+    /// The pipeline file.
+    pub file: &'a Path,
+    /// The stage kinds that there are.
+    pub registry: &'a Registry,
+    /// Profile, overrides, workspace of the pipeline.
+    pub load: &'a LoadOptions,
+    /// How to run.
+    pub options: &'a RunOptions,
+    /// What to do with the lock file.
+    pub lock: LockMode,
+    /// Where.
+    pub workspace: &'a Workspace,
+}
+
+/// Runs a pipeline file.
 pub fn run_file(
-    file: &Path,
-    registry: &Registry,
-    load_options: &LoadOptions,
-    options: &RunOptions,
-    lock_mode: LockMode,
-    workspace: &Workspace,
+    asked: &Invocation<'_>,
     watcher: &Arc<dyn Watcher>,
     cancel: &Cancel,
 ) -> Result<SessionSummary, SessionError> {
+    let Invocation {
+        file,
+        registry,
+        load: load_options,
+        options,
+        lock: lock_mode,
+        workspace,
+    } = *asked;
     let started = Instant::now();
     let invocation = noop::invocation(file, load_options, registry).ok();
     let is_plain = lock_mode == LockMode::Ignore

@@ -99,7 +99,7 @@ impl Verification {
             .find(|s| !matches!(s.verdict, Verdict::Bytes | Verdict::Logical))
     }
 
-    /// The result as a JUnit report.
+    /// The result as a `JUnit` report.
     pub fn junit(&self) -> String {
         let escape = |text: &str| {
             text.replace('&', "&amp;")

@@ -81,9 +81,8 @@ pub(crate) enum JobError {
 
 /// Runs `job` to its end.
 pub(crate) fn execute(shared: &Shared, job: &Job) -> Result<Executed, JobError> {
-    let _lease = match shared.store.lease(&job.key, &|| job.cancel.is_set())? {
-        Some(lease) => lease,
-        None => return Err(StageError::Interrupted.into()),
+    let Some(_lease) = shared.store.lease(&job.key, &|| job.cancel.is_set())? else {
+        return Err(StageError::Interrupted.into());
     };
     if job.look_up
         && let Some(record) = shared.store.lookup_fresh(&job.key)?

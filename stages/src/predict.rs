@@ -164,3 +164,123 @@ impl Predictor {
         WindowSource::new(values, self.features.clone(), self.window_bars())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use natron_artifacts::{Digest, ModelCard, Streams, Tensor};
+    use natron_kernels::bars::BarColumns;
+
+    use super::*;
+    use crate::{
+        features::{FeatureSet, fixtures::market},
+        models::{
+            parameters::Parameters,
+            transformer::{ARCHITECTURE, Pooling, TransformerConfig, head_names},
+        },
+    };
+
+    fn config(inputs: usize) -> TransformerConfig {
+        TransformerConfig {
+            inputs,
+            d_model: 16,
+            heads: 4,
+            layers: 2,
+            feed_forward: 32,
+            dropout: 0.1,
+            window_bars: 12,
+            pooling: Pooling::Mean,
+        }
+    }
+
+    fn model() -> Model {
+        let parameters = FeatureParameters::of(FeatureSet::NatronV2);
+        let plan = FeaturePlan::compile(&parameters).unwrap();
+        let features: Vec<String> = plan.columns().iter().map(|column| column.name.clone()).collect();
+        let config = config(features.len());
+        let columns = plan.batch(market(1000, 5).view());
+        let (mut mean, mut scale) = (Vec::new(), Vec::new());
+        for column in &columns {
+            let known: Vec<f64> = column.iter().copied().filter(|x| x.is_finite()).collect();
+            let m = known.iter().sum::<f64>() / known.len() as f64;
+            let v = known.iter().map(|x| (x - m) * (x - m)).sum::<f64>() / known.len() as f64;
+            mean.push(m);
+            scale.push(if v > 0.0 { v.sqrt() } else { 1.0 });
+        }
+        let tensors: BTreeMap<String, Tensor> =
+            Parameters::initialized(&config.classifier(), Streams::new(9)).unwrap().to_stored().unwrap();
+        Model {
+            card: ModelCard {
+                architecture: ARCHITECTURE.into(),
+                hyper_parameters: serde_json::to_value(&config).unwrap(),
+                features,
+                feature_plan: serde_json::to_value(&parameters).unwrap(),
+                scaler: Some(Scaler { mean, scale }),
+                window_bars: 12,
+                label_horizon_bars: 3,
+                heads: head_names(),
+                trained_on: Digest::of(b"test"),
+                made_by: "finetune".into(),
+                extra: BTreeMap::new(),
+            },
+            tensors,
+        }
+    }
+
+    fn refusal(change: impl FnOnce(&mut Model)) -> String {
+        let mut model = model();
+        change(&mut model);
+        Predictor::load(&model).err().expect("the model is unsound").to_string()
+    }
+
+    #[test]
+    fn the_last_window_alone_gives_the_bits_it_gives_among_all() {
+        let predictor = Predictor::load(&model()).unwrap();
+        let bars = market(predictor.minimum_bars() + 150, 5);
+
+        let all = predictor.predict(bars.view()).unwrap();
+
+        assert!(all.len() > 100, "{} predictions", all.len());
+        assert_eq!(*all.last().unwrap(), predictor.predict_last(bars.view()).unwrap());
+        assert!(all.windows(2).all(|pair| pair[0].ts_ns < pair[1].ts_ns));
+        assert!(all.iter().any(|p| p.probabilities != all[0].probabilities));
+    }
+
+    #[test]
+    fn a_prediction_does_not_depend_on_where_the_candles_start() {
+        let predictor = Predictor::load(&model()).unwrap();
+        let bars = market(predictor.minimum_bars() + 400, 5);
+        let mut recent: BarColumns = bars.clone();
+        recent.keep_last(predictor.minimum_bars());
+
+        let (long, short) = (predictor.predict_last(bars.view()).unwrap(), predictor.predict_last(recent.view()).unwrap());
+
+        assert_eq!(long.ts_ns, short.ts_ns);
+        let (a, b) = (long.probabilities, short.probabilities);
+        for (a, b) in a.direction.iter().chain(&a.regime).zip(b.direction.iter().chain(&b.regime)) {
+            assert!((a - b).abs() < 1e-5, "{a} against {b}");
+        }
+    }
+
+    #[test]
+    fn says_how_many_candles_it_needs() {
+        let predictor = Predictor::load(&model()).unwrap();
+        let needed = predictor.minimum_bars();
+
+        let error = predictor.predict(market(needed - 1, 5).view()).unwrap_err().to_string();
+
+        assert_eq!(error, format!("{} candles are too few, the model needs {needed}", needed - 1));
+    }
+
+    #[test]
+    fn refuses_a_model_that_does_not_say_how_it_is_used() {
+        assert!(refusal(|m| m.card.scaler = None).contains("no scaler"));
+        assert!(refusal(|m| m.card.feature_plan = serde_json::Value::Null).contains("feature plan"));
+        assert!(refusal(|m| m.card.features[3] = "rsi_99".into()).contains("does not compute `rsi_99`"));
+        assert!(refusal(|m| m.card.features.truncate(5)).contains("5 features for"));
+        assert!(
+            refusal(|m| m.tensors.retain(|name, _| name.starts_with("encoder."))).contains("encoder without heads")
+        );
+    }
+}

@@ -9,7 +9,7 @@ use std::{
 use natron_artifacts::{Artifact, Cancel};
 use natron_cache::{Durability, Store};
 use natron_runner::{
-    Cause, Event, LoadOptions, LockMode, Outcome, Reason, RunOptions, SessionSummary, Unwatched,
+    Cause, Event, Invocation, LoadOptions, LockMode, Outcome, Reason, RunOptions, SessionSummary, Unwatched,
     VerifyOptions, Verdict, Watcher, Workspace, explain, load, run_file, verify,
 };
 
@@ -77,16 +77,15 @@ impl Playground {
         let watcher: Arc<dyn Watcher> = Arc::new(Unwatched);
         let workspace = self.workspace();
         let options = RunOptions { durability: Durability::None, ..options.clone() };
-        run_file(
-            &self.path("pipeline.toml"),
-            &registry(),
-            &load_options(self.folder.path()),
-            &options,
+        let asked = Invocation {
+            file: &self.path("pipeline.toml"),
+            registry: &registry(),
+            load: &load_options(self.folder.path()),
+            options: &options,
             lock,
-            &workspace,
-            &watcher,
-            cancel,
-        )
+            workspace: &workspace,
+        };
+        run_file(&asked, &watcher, cancel)
         .unwrap()
     }
 
@@ -278,17 +277,15 @@ fn a_stopped_stage_continues_from_its_checkpoint_to_the_same_bytes() {
     fs::write(playground.path("pipeline.toml"), text).unwrap();
     let cancel = Cancel::new();
     let watcher: Arc<dyn Watcher> = Arc::new(CancelsAt(cancel.clone(), "train"));
-    let stopped = run_file(
-        &playground.path("pipeline.toml"),
-        &registry(),
-        &load_options(playground.folder.path()),
-        &RunOptions::default(),
-        LockMode::Ignore,
-        &playground.workspace(),
-        &watcher,
-        &cancel,
-    )
-    .unwrap();
+    let asked = Invocation {
+        file: &playground.path("pipeline.toml"),
+        registry: &registry(),
+        load: &load_options(playground.folder.path()),
+        options: &RunOptions::default(),
+        lock: LockMode::Ignore,
+        workspace: &playground.workspace(),
+    };
+    let stopped = run_file(&asked, &watcher, &cancel).unwrap();
     assert!(stopped.run.interrupted);
     assert_eq!(stopped.run.record.stage("train").unwrap().outcome, Outcome::Interrupted);
     let again = playground.run();

@@ -197,7 +197,11 @@ mod tests {
     fn model() -> Model {
         let parameters = FeatureParameters::of(FeatureSet::NatronV2);
         let plan = FeaturePlan::compile(&parameters).unwrap();
-        let features: Vec<String> = plan.columns().iter().map(|column| column.name.clone()).collect();
+        let features: Vec<String> = plan
+            .columns()
+            .iter()
+            .map(|column| column.name.clone())
+            .collect();
         let config = config(features.len());
         let columns = plan.batch(market(1000, 5).view());
         let (mut mean, mut scale) = (Vec::new(), Vec::new());
@@ -209,11 +213,14 @@ mod tests {
             scale.push(if v > 0.0 { v.sqrt() } else { 1.0 });
         }
         let tensors: BTreeMap<String, Tensor> =
-            Parameters::initialized(&config.classifier(), Streams::new(9)).unwrap().to_stored().unwrap();
+            Parameters::initialized(&config.classifier(), Streams::new(9))
+                .unwrap()
+                .to_stored()
+                .unwrap();
         Model {
             card: ModelCard {
                 architecture: ARCHITECTURE.into(),
-                hyper_parameters: serde_json::to_value(&config).unwrap(),
+                hyper_parameters: serde_json::to_value(config).unwrap(),
                 features,
                 feature_plan: serde_json::to_value(&parameters).unwrap(),
                 scaler: Some(Scaler { mean, scale }),
@@ -231,7 +238,10 @@ mod tests {
     fn refusal(change: impl FnOnce(&mut Model)) -> String {
         let mut model = model();
         change(&mut model);
-        Predictor::load(&model).err().expect("the model is unsound").to_string()
+        Predictor::load(&model)
+            .err()
+            .expect("the model is unsound")
+            .to_string()
     }
 
     #[test]
@@ -242,7 +252,10 @@ mod tests {
         let all = predictor.predict(bars.view()).unwrap();
 
         assert!(all.len() > 100, "{} predictions", all.len());
-        assert_eq!(*all.last().unwrap(), predictor.predict_last(bars.view()).unwrap());
+        assert_eq!(
+            *all.last().unwrap(),
+            predictor.predict_last(bars.view()).unwrap()
+        );
         assert!(all.windows(2).all(|pair| pair[0].ts_ns < pair[1].ts_ns));
         assert!(all.iter().any(|p| p.probabilities != all[0].probabilities));
     }
@@ -254,11 +267,19 @@ mod tests {
         let mut recent: BarColumns = bars.clone();
         recent.keep_last(predictor.minimum_bars());
 
-        let (long, short) = (predictor.predict_last(bars.view()).unwrap(), predictor.predict_last(recent.view()).unwrap());
+        let (long, short) = (
+            predictor.predict_last(bars.view()).unwrap(),
+            predictor.predict_last(recent.view()).unwrap(),
+        );
 
         assert_eq!(long.ts_ns, short.ts_ns);
         let (a, b) = (long.probabilities, short.probabilities);
-        for (a, b) in a.direction.iter().chain(&a.regime).zip(b.direction.iter().chain(&b.regime)) {
+        for (a, b) in a
+            .direction
+            .iter()
+            .chain(&a.regime)
+            .zip(b.direction.iter().chain(&b.regime))
+        {
             assert!((a - b).abs() < 1e-5, "{a} against {b}");
         }
     }
@@ -268,19 +289,33 @@ mod tests {
         let predictor = Predictor::load(&model()).unwrap();
         let needed = predictor.minimum_bars();
 
-        let error = predictor.predict(market(needed - 1, 5).view()).unwrap_err().to_string();
+        let error = predictor
+            .predict(market(needed - 1, 5).view())
+            .unwrap_err()
+            .to_string();
 
-        assert_eq!(error, format!("{} candles are too few, the model needs {needed}", needed - 1));
+        assert_eq!(
+            error,
+            format!(
+                "{} candles are too few, the model needs {needed}",
+                needed - 1
+            )
+        );
     }
 
     #[test]
     fn refuses_a_model_that_does_not_say_how_it_is_used() {
         assert!(refusal(|m| m.card.scaler = None).contains("no scaler"));
-        assert!(refusal(|m| m.card.feature_plan = serde_json::Value::Null).contains("feature plan"));
-        assert!(refusal(|m| m.card.features[3] = "rsi_99".into()).contains("does not compute `rsi_99`"));
+        assert!(
+            refusal(|m| m.card.feature_plan = serde_json::Value::Null).contains("feature plan")
+        );
+        assert!(
+            refusal(|m| m.card.features[3] = "rsi_99".into()).contains("does not compute `rsi_99`")
+        );
         assert!(refusal(|m| m.card.features.truncate(5)).contains("5 features for"));
         assert!(
-            refusal(|m| m.tensors.retain(|name, _| name.starts_with("encoder."))).contains("encoder without heads")
+            refusal(|m| m.tensors.retain(|name, _| name.starts_with("encoder.")))
+                .contains("encoder without heads")
         );
     }
 }

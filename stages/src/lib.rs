@@ -2,17 +2,16 @@
 //!
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
-pub mod features;
-pub mod finetune;
-pub mod labels;
-pub mod pretrain;
-
-pub mod models;
-mod training;
-
 mod backtest;
 pub mod evaluate;
 mod evaluation;
+pub mod features;
+pub mod finetune;
+pub mod labels;
+pub mod models;
+pub mod predict;
+pub mod pretrain;
+mod training;
 
 use natron_artifacts::Registry;
 

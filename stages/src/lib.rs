@@ -2,9 +2,10 @@
 //!
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
-mod backtest;
+pub mod backtest;
 pub mod evaluate;
 mod evaluation;
+pub mod report;
 
 use natron_artifacts::Registry;
 
@@ -12,5 +13,6 @@ use natron_artifacts::Registry;
 pub fn registry() -> Registry {
     let mut registry = Registry::new();
     registry.register::<evaluate::Evaluate>("evaluate", env!("CARGO_PKG_VERSION"));
+    registry.register::<report::Report>("report", env!("CARGO_PKG_VERSION"));
     registry
 }

@@ -247,10 +247,10 @@ impl Scale {
     }
 
     fn ticks(&self, log: bool, format: &dyn Fn(f64) -> String) -> Vec<(f64, String)> {
-        let values = if log && self.high / self.low > 4.0 {
+        let values = if log && self.high / self.low > 2.5 {
             let decades = (-6..7).map(|e| natron_kernels::math::pow(10.0, f64::from(e)));
             decades
-                .flat_map(|d| [d, 2.0 * d, 5.0 * d])
+                .flat_map(|d| [1.0, 1.5, 2.0, 3.0, 5.0, 7.0].map(|m| m * d))
                 .filter(|v| (self.low..=self.high).contains(v))
                 .collect()
         } else {

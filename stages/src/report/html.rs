@@ -71,6 +71,9 @@ fn signed(text: &str) -> String {
 /// A share as a percentage.
 pub(super) fn percent(share: f64) -> String {
     let size = (share * 100.0).abs();
+    if size < 0.005 {
+        return "0\u{2009}%".to_owned();
+    }
     let decimals = if size >= 100.0 {
         0
     } else if size >= 10.0 {
@@ -79,6 +82,17 @@ pub(super) fn percent(share: f64) -> String {
         2
     };
     format!("{}\u{2009}%", fixed(share * 100.0, decimals))
+}
+
+/// A price with six significant digits.
+pub(super) fn price(value: f64) -> String {
+    let mut decimals = 5;
+    let mut size = value.abs();
+    while size >= 10.0 && decimals > 0 {
+        size /= 10.0;
+        decimals -= 1;
+    }
+    fixed(value, decimals)
 }
 
 /// The UTC day of a time.
@@ -162,6 +176,8 @@ mod tests {
         assert_eq!(number(12.3456), "12.35");
         assert_eq!(number(3.0), "3");
         assert_eq!(fixed(-0.001, 2), "0.00");
+        assert_eq!(price(1.083_21), "1.08321");
+        assert_eq!(price(65_432.1), "65\u{202f}432.1");
         assert_eq!(percent(-0.1234), "\u{2212}12.3\u{2009}%");
         assert_eq!(day(1_700_000_000_000_000_000), "2023-11-14");
     }

@@ -7,7 +7,7 @@ use natron_artifacts::{StageError, Table};
 use super::{
     Sources,
     chart::{Chart, Line, Look, round_values},
-    html::{day, fixed, minute, month, number, percent, section, table, words},
+    html::{day, fixed, minute, month, number, percent, price, section, table, words},
 };
 
 /// Strategies with their names and colours.
@@ -121,7 +121,7 @@ fn time_axis(ts_ns: &[i64]) -> TimeAxis {
     let n_ticks = 6;
     let ticks = (0..=n_ticks)
         .map(|k| {
-            let at = span * (0.02 + 0.94 * f64::from(k) / f64::from(n_ticks));
+            let at = span * (0.04 + 0.88 * f64::from(k) / f64::from(n_ticks));
             (at, day(start + at as i64))
         })
         .collect();
@@ -369,8 +369,8 @@ pub(super) fn trades(sources: &Sources, n_listed: usize) -> Result<String, Stage
                 minute(entry[i]),
                 minute(exit[i]),
                 number(bars[i]),
-                number(opened[i]),
-                number(closed[i]),
+                price(opened[i]),
+                price(closed[i]),
                 format!("<span class=\"{class}\">{}</span>", percent(pnl[i])),
             ]
         })

@@ -22,7 +22,7 @@ button:hover{color:var(--ink)}
 button:focus-visible,summary:focus-visible{outline:2px solid var(--s1);outline-offset:2px}
 section{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:22px 24px;margin:0 0 18px;box-shadow:var(--shadow)}
 .verdict{font-size:17px;line-height:1.5;max-width:80ch;margin:0 0 18px}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(168px,1fr));gap:12px}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(145px,1fr));gap:12px}
 .card{border:1px solid var(--line);border-radius:11px;padding:12px 14px;background:var(--page);min-width:0}
 .card .what{font-size:12.5px;color:var(--soft)}
 .card .value{font-size:25px;line-height:1.25;font-weight:650;letter-spacing:-.02em;margin:2px 0}
@@ -53,8 +53,8 @@ table.narrow{width:auto;min-width:min(100%,420px)}
 .legend{display:flex;flex-wrap:wrap;gap:4px 16px;font-size:12.5px;color:var(--soft);min-height:4px;margin:0 0 6px}
 .key{display:inline-flex;align-items:center;gap:6px}
 .swatch{display:inline-block;width:16px;height:0;border-top:3px solid currentColor;border-radius:2px}
-.swatch.dashed{border-top-style:dashed;border-top-width:2px}
-.frame{position:relative;margin:0 0 24px 58px;height:300px}
+.swatch.dashed{width:18px;height:2px;border:0;background:repeating-linear-gradient(90deg,currentColor 0 4px,transparent 4px 7px)}
+.frame{position:relative;margin:0 0 30px 58px;height:300px}
 .medium .frame{height:220px}.small .frame{height:170px}
 .plot{position:absolute;inset:0}
 .plot svg{width:100%;height:100%;display:block;overflow:visible}
@@ -76,9 +76,9 @@ table.narrow{width:auto;min-width:min(100%,420px)}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:8px 32px}
 .four{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,235px),1fr));gap:8px 28px}
 .two>*,.four>*{min-width:0}
-.heat td{text-align:center;border:2px solid var(--card);border-radius:6px;min-width:52px;padding:8px 6px}
-.heat th{border:0;font-weight:500}
-.heat thead th{text-align:center;border:0}
+.heat td{text-align:center;border:2px solid var(--card);border-radius:6px;min-width:48px;padding:8px 4px}
+.heat th{border:0;font-weight:500;padding:6px}
+.heat thead th{text-align:center;border:0;font-size:11.5px;padding:6px 3px}
 .graph svg{display:block;margin:6px auto 10px}
 .edge{fill:none;stroke:var(--faint);stroke-width:1.4}
 .node rect{fill:var(--page);stroke:var(--line);stroke-width:1.2}

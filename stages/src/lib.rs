@@ -2,6 +2,14 @@
 //!
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
+pub mod features;
+pub mod finetune;
+pub mod labels;
+pub mod pretrain;
+
+pub mod models;
+mod training;
+
 pub mod backtest;
 pub mod evaluate;
 mod evaluation;
@@ -9,10 +17,23 @@ pub mod report;
 
 use natron_artifacts::Registry;
 
+#[cfg(test)]
+#[path = "../build/fingerprint.rs"]
+mod code_fingerprint;
+
+include!(concat!(env!("OUT_DIR"), "/fingerprints.rs"));
+
 /// All built-in kinds of stages.
 pub fn registry() -> Registry {
     let mut registry = Registry::new();
-    registry.register::<evaluate::Evaluate>("evaluate", env!("CARGO_PKG_VERSION"));
-    registry.register::<report::Report>("report", env!("CARGO_PKG_VERSION"));
+    registry.register::<features::FeatureParameters>("features", fingerprint("features"));
+    registry.register::<finetune::Finetune>("finetune", fingerprint("finetune"));
+    registry.register::<labels::natron_v2::NatronV2Labels>(
+        "labels.natron_v2",
+        fingerprint("labels.natron_v2"),
+    );
+    registry.register::<pretrain::Pretrain>("pretrain", fingerprint("pretrain"));
+    registry.register::<evaluate::Evaluate>("evaluate", fingerprint("evaluate"));
+    registry.register::<report::Report>("report", fingerprint("report"));
     registry
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
-mod backtest;
+pub mod backtest;
 pub mod evaluate;
 mod evaluation;
 pub mod features;
@@ -11,6 +11,7 @@ pub mod labels;
 pub mod models;
 pub mod predict;
 pub mod pretrain;
+pub mod report;
 mod training;
 
 use natron_artifacts::Registry;
@@ -24,13 +25,11 @@ include!(concat!(env!("OUT_DIR"), "/fingerprints.rs"));
 /// All built-in kinds of stages.
 pub fn registry() -> Registry {
     let mut registry = Registry::new();
+    registry.register::<evaluate::Evaluate>("evaluate", fingerprint("evaluate"));
     registry.register::<features::FeatureParameters>("features", fingerprint("features"));
     registry.register::<finetune::Finetune>("finetune", fingerprint("finetune"));
-    registry.register::<labels::natron_v2::NatronV2Labels>(
-        "labels.natron_v2",
-        fingerprint("labels.natron_v2"),
-    );
+    registry.register::<labels::natron_v2::NatronV2Labels>("labels.natron_v2", fingerprint("labels.natron_v2"));
     registry.register::<pretrain::Pretrain>("pretrain", fingerprint("pretrain"));
-    registry.register::<evaluate::Evaluate>("evaluate", fingerprint("evaluate"));
+    registry.register::<report::Report>("report", fingerprint("report"));
     registry
 }

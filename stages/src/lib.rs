@@ -2,6 +2,7 @@
 //!
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
+mod command;
 pub mod features;
 pub mod finetune;
 pub mod labels;
@@ -25,6 +26,7 @@ include!(concat!(env!("OUT_DIR"), "/fingerprints.rs"));
 /// All built-in kinds of stages.
 pub fn registry() -> Registry {
     let mut registry = Registry::new();
+    registry.register::<command::Command>("command", fingerprint("command"));
     registry.register::<features::FeatureParameters>("features", fingerprint("features"));
     registry.register::<finetune::Finetune>("finetune", fingerprint("finetune"));
     registry.register::<labels::natron_v2::NatronV2Labels>(

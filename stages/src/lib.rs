@@ -3,6 +3,7 @@
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
 pub mod backtest;
+pub mod command;
 pub mod evaluate;
 mod evaluation;
 pub mod features;
@@ -25,6 +26,7 @@ include!(concat!(env!("OUT_DIR"), "/fingerprints.rs"));
 /// All built-in kinds of stages.
 pub fn registry() -> Registry {
     let mut registry = Registry::new();
+    registry.register::<command::Command>("command", fingerprint("command"));
     registry.register::<evaluate::Evaluate>("evaluate", fingerprint("evaluate"));
     registry.register::<features::FeatureParameters>("features", fingerprint("features"));
     registry.register::<finetune::Finetune>("finetune", fingerprint("finetune"));

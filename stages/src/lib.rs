@@ -4,7 +4,15 @@
 
 use natron_artifacts::Registry;
 
+mod dataset;
+mod load;
+
 /// All built-in kinds of stages.
 pub fn registry() -> Registry {
-    Registry::new()
+    let mut registry = Registry::new();
+    registry.register::<load::LoadCsv>("load.csv", env!("CARGO_PKG_VERSION"));
+    registry.register::<load::LoadParquet>("load.parquet", env!("CARGO_PKG_VERSION"));
+    registry.register::<load::LoadSynthetic>("load.synthetic", env!("CARGO_PKG_VERSION"));
+    registry.register::<dataset::Dataset>("dataset", env!("CARGO_PKG_VERSION"));
+    registry
 }

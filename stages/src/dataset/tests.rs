@@ -82,11 +82,11 @@ fn small() -> Value {
     json!({ "window_bars": 8, "embargo_bars": 2 })
 }
 
-fn replaced(table: &Table, name: &str, values: Vec<f64>) -> Table {
+fn replaced(table: &Table, name: &str, values: &[f64]) -> Table {
     let mut builder = Table::builder().time_index(table.ts_ns().unwrap().to_vec());
     for column in table.columns().iter().skip(1) {
         builder = if column.name == name {
-            builder.f64(column.clone(), values.clone())
+            builder.f64(column.clone(), values.to_vec())
         } else {
             builder.column_of(table, &column.name)
         };
@@ -134,7 +134,7 @@ fn windows_hold_every_feature_and_their_own_labels() {
     let (features, labels) = tables(600);
     let mut slow = features.f64("slow").unwrap().into_owned();
     slow[300] = f64::NAN;
-    let features = replaced(&features, "slow", slow);
+    let features = replaced(&features, "slow", &slow);
 
     let outputs = run(small(), features, labels.clone(), 1).unwrap();
     let (matrix, windows) = (table(&outputs, "matrix"), table(&outputs, "windows"));
@@ -206,7 +206,7 @@ fn the_scaler_and_the_training_windows_do_not_see_later_rows() {
         fast[from..].iter_mut().for_each(|v| *v *= factor);
         let after = run(
             small(),
-            replaced(&features, "fast", fast),
+            replaced(&features, "fast", &fast),
             labels.clone(),
             1,
         )
@@ -223,7 +223,7 @@ fn the_scaler_and_the_training_windows_do_not_see_later_rows() {
     // The row before the last training row does count.
     let mut fast = features.f64("fast").unwrap().into_owned();
     fast[last_row] *= 2.0;
-    let after = run(small(), replaced(&features, "fast", fast), labels, 1).unwrap();
+    let after = run(small(), replaced(&features, "fast", &fast), labels, 1).unwrap();
     assert_ne!(table(&after, "scaler"), table(&before, "scaler"));
 }
 
@@ -354,7 +354,7 @@ fn tables_that_do_not_belong_together_are_refused() {
 
     let mut fast = features.f64("fast").unwrap().into_owned();
     fast[17] = f64::INFINITY;
-    let error = run(small(), replaced(&features, "fast", fast), labels, 1).unwrap_err();
+    let error = run(small(), replaced(&features, "fast", &fast), labels, 1).unwrap_err();
     assert_eq!(
         error.to_string(),
         "row 17, column `fast`: the feature is infinite"

@@ -147,7 +147,7 @@ pub(crate) enum Order {
     Ascending,
     /// Newest first.
     Descending,
-    /// Any: sort them.
+    /// Any: sort them, and count those out of order in `statistics`.
     Sort,
 }
 
@@ -451,8 +451,8 @@ pub(crate) fn checked(
     }
     let mut counts = BTreeMap::new();
     let timed = timed(&raw, policies, origin, &mut counts)?;
-    let ordered = ordered(&raw, timed, timing.order, origin)?;
-    let mended = mended(raw, &ordered, policies, origin, &mut counts)?;
+    let ordered = ordered(&raw, timed, timing.order, origin, &mut counts)?;
+    let mended = mended(&raw, &ordered, policies, origin, &mut counts)?;
     let unique = without_duplicates(mended, policies.duplicates, origin, &mut counts)?;
     let interval_ns = timing
         .interval
@@ -578,40 +578,41 @@ fn ordered(
     mut timed: Vec<usize>,
     order: Order,
     origin: &Origin<'_>,
+    counts: &mut BTreeMap<String, u64>,
 ) -> Result<Vec<usize>, StageError> {
     let time = |i: usize| raw.times[i].unwrap_or_default();
-    let newest_first = match order {
-        Order::Sort => None,
-        Order::Ascending => Some(false),
-        Order::Descending => Some(true),
-        Order::Auto => match (timed.first(), timed.last()) {
-            (Some(&first), Some(&last)) => Some(time(first) > time(last)),
-            _ => Some(false),
-        },
+    let newest_first = match (order, timed.first(), timed.last()) {
+        (Order::Ascending, ..) => false,
+        (Order::Descending, ..) => true,
+        (_, Some(&first), Some(&last)) => time(first) > time(last),
+        _ => false,
     };
-    if let Some(newest_first) = newest_first {
-        let mut offences = Offences::default();
-        for pair in timed.windows(2) {
-            let (before, after) = (time(pair[0]), time(pair[1]));
-            if if newest_first {
-                after > before
-            } else {
-                after < before
-            } {
-                offences.add(raw.places[pair[1]], "time", || {
-                    let way = if newest_first { "later" } else { "earlier" };
-                    format!(
-                        "{} is {way} than the bar before, {}",
-                        shown(after),
-                        shown(before)
-                    )
-                });
-            }
+    let mut offences = Offences::default();
+    for pair in timed.windows(2) {
+        let (before, after) = (time(pair[0]), time(pair[1]));
+        if if newest_first {
+            after > before
+        } else {
+            after < before
+        } {
+            offences.add(raw.places[pair[1]], "time", || {
+                let way = if newest_first { "later" } else { "earlier" };
+                format!(
+                    "{} is {way} than the bar before, {}",
+                    shown(after),
+                    shown(before)
+                )
+            });
         }
-        let help = "mend the file, or say `order = \"sort\"`";
-        if let Some(error) = offences.into_error(origin, help) {
-            return Err(error);
+    }
+    if order == Order::Sort {
+        if offences.total > 0 {
+            counts.insert("sorted.out_of_order".into(), offences.total as u64);
         }
+    } else if let Some(error) =
+        offences.into_error(origin, "mend the file, or say `order = \"sort\"`")
+    {
+        return Err(error);
     }
     timed.sort_by_key(|&i| time(i));
     Ok(timed)
@@ -658,7 +659,7 @@ impl Ordered {
 
 /// Applies the rules about single bars.
 fn mended(
-    raw: RawBars,
+    raw: &RawBars,
     order: &[usize],
     policies: &BarPolicies,
     origin: &Origin<'_>,

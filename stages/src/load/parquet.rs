@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
 use arrow::{
@@ -368,17 +369,23 @@ fn append_times(
     }
     match time.data_type() {
         DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => {
-            let utc = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
-            let Ok(converted) = cast(time, &utc) else {
+            // A stamp with a zone counts from 1970 in UTC whatever the zone; one without is local time.
+            let (zone, offset_ns) = match time.data_type() {
+                DataType::Timestamp(_, Some(zone)) => (Some(Arc::clone(zone)), 0),
+                _ => (None, times.offset_ns()),
+            };
+            let Ok(converted) = cast(time, &DataType::Timestamp(TimeUnit::Nanosecond, zone)) else {
                 return wrong_type();
             };
             let converted = converted.as_primitive::<TimestampNanosecondType>();
             for i in 0..time.len() {
-                if time.is_valid(i) && converted.is_null(i) {
+                let stamp = converted.is_valid(i).then(|| converted.value(i));
+                let stamp = stamp.and_then(|stamp| stamp.checked_sub(offset_ns));
+                if time.is_valid(i) && stamp.is_none() {
                     let message = "the time does not fit the years 1678 to 2262";
                     return Err(at(i, (message.into(), "mend the file".into())));
                 }
-                out.push(time.is_valid(i).then(|| converted.value(i)));
+                out.push(stamp);
             }
         }
         data_type if data_type.is_integer() => {

@@ -108,6 +108,11 @@ impl TimeReader {
         }
     }
 
+    /// The offset of times that do not state theirs.
+    pub(crate) fn offset_ns(&self) -> i64 {
+        i64::from(self.zone.seconds()) * 1_000_000_000
+    }
+
     /// The time that a bare count means, from a column of integers.
     pub(crate) fn read_count(&mut self, value: i64) -> Result<i64, (String, String)> {
         self.read(&value.to_string())
@@ -412,7 +417,7 @@ mod tests {
     fn parameters_are_checked() {
         for (format, zone) in [
             ("rfc", "UTC"),
-            ("%Q!", "UTC"),
+            ("%", "UTC"),
             ("auto", "Europe/Berlin"),
             ("auto", ""),
             ("auto", "+25:00"),

@@ -608,17 +608,15 @@ fn choose_output(
 ) -> Result<(String, PortSchema), Box<Diagnostic>> {
     let names = signature.outputs.iter().map(|port| port.name.as_str());
     if let Some(name) = output {
-        return match signature.output_port(name) {
-            Some(port) => Ok((name.to_owned(), port.schema.clone())),
-            None => {
-                let otherwise = parameters::known_names("outputs", names.clone());
-                let message = format!("stage `{producer}` has no output `{name}`");
-                Err(Box::new(
-                    node.mistake(code::UNKNOWN_OUTPUT, message, "")
-                        .help(suggestion_or(name, names, &otherwise)),
-                ))
-            }
-        };
+        if let Some(port) = signature.output_port(name) {
+            return Ok((name.to_owned(), port.schema.clone()));
+        }
+        let otherwise = parameters::known_names("outputs", names.clone());
+        let message = format!("stage `{producer}` has no output `{name}`");
+        return Err(Box::new(
+            node.mistake(code::UNKNOWN_OUTPUT, message, "")
+                .help(suggestion_or(name, names, &otherwise)),
+        ));
     }
     match signature.outputs.as_slice() {
         [port] => Ok((port.name.clone(), port.schema.clone())),

@@ -14,6 +14,7 @@ pub mod backtest;
 pub mod evaluate;
 mod evaluation;
 pub mod report;
+pub mod rl;
 
 use natron_artifacts::Registry;
 
@@ -35,5 +36,6 @@ pub fn registry() -> Registry {
     registry.register::<pretrain::Pretrain>("pretrain", fingerprint("pretrain"));
     registry.register::<evaluate::Evaluate>("evaluate", fingerprint("evaluate"));
     registry.register::<report::Report>("report", fingerprint("report"));
+    registry.register::<rl::Rl>("rl", fingerprint("rl"));
     registry
 }

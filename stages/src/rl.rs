@@ -446,3 +446,159 @@ fn actions_table(
     }
     Ok(builder.build()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use natron_artifacts::{Artifact, Digest, StageContextParts, Streams};
+
+    use super::*;
+    use crate::{
+        models::transformer::{ARCHITECTURE, Pooling, TransformerConfig},
+        training::toy,
+    };
+
+    const N_BARS: usize = 300;
+
+    fn tiny() -> Rl {
+        Rl {
+            updates: 4,
+            environments: 4,
+            rollout_steps: 16,
+            minibatch: 32,
+            hidden: 8,
+            learning_rate: 1e-2,
+            validate_every: 1,
+            ..Rl::default()
+        }
+    }
+
+    fn encoder() -> Model {
+        let config = TransformerConfig {
+            inputs: toy::FEATURES,
+            d_model: 16,
+            heads: 2,
+            layers: 1,
+            feed_forward: 32,
+            dropout: 0.0,
+            window_bars: toy::WINDOW_BARS,
+            pooling: Pooling::Mean,
+        };
+        let hyper_parameters = serde_json::to_value(&config).unwrap();
+        let network = Transformer::classifier(config, Streams::new(3)).unwrap();
+        Model {
+            card: ModelCard {
+                architecture: ARCHITECTURE.into(),
+                hyper_parameters,
+                features: (0..toy::FEATURES).map(|f| format!("f{f}")).collect(),
+                feature_plan: serde_json::Value::Null,
+                scaler: None,
+                window_bars: toy::WINDOW_BARS as u32,
+                label_horizon_bars: 3,
+                heads: BTreeMap::new(),
+                trained_on: Digest::of(b"toy"),
+                made_by: "finetune".into(),
+                extra: BTreeMap::new(),
+            },
+            tensors: network.parameters().to_stored().unwrap(),
+        }
+    }
+
+    fn candles(n: usize) -> Table {
+        let mut stream = Streams::new(8).stream("candles");
+        let (mut open, mut close, mut price) = (vec![], vec![], 100.0);
+        for _ in 0..n {
+            open.push(price);
+            price *= 1.0 + 0.01 * stream.normal();
+            close.push(price);
+        }
+        let number = |name: &str| Column::new(name, ColumnType::F64).unit("price");
+        Table::builder()
+            .time_index((0..n as i64).map(|i| i * 3_600_000_000_000).collect())
+            .f64(number("open"), open)
+            .f64(number("close"), close)
+            .build()
+            .unwrap()
+    }
+
+    fn parts(directory: &Path, n_candles: usize) -> StageContextParts {
+        toy::parts(directory, N_BARS)
+            .input("candles", candles(n_candles))
+            .input("model", encoder())
+    }
+
+    #[test]
+    fn acts_on_every_window_of_validation_and_test_with_the_same_bytes_at_any_thread_count() {
+        let digests = |threads| {
+            let directory = tempfile::tempdir().unwrap();
+            let outputs = toy::run(&tiny(), parts(directory.path(), N_BARS), threads).unwrap();
+            let Artifact::Table(actions) = &outputs["actions"] else {
+                panic!("a table")
+            };
+            let rows = actions.i64("row").unwrap();
+            assert_eq!(rows, (210..300).collect::<Vec<i64>>());
+            assert!(
+                actions
+                    .i64("position")
+                    .unwrap()
+                    .iter()
+                    .all(|p| (0..=1).contains(p))
+            );
+            let Artifact::Model(policy) = &outputs["policy"] else {
+                panic!("a model")
+            };
+            assert_eq!(
+                policy.tensors["policy.hidden.weight"].shape,
+                [8, 16 + N_ACCOUNT]
+            );
+            let Artifact::Metrics(metrics) = &outputs["metrics"] else {
+                panic!("metrics")
+            };
+            assert_eq!(metrics.series("curves.mean_reward").unwrap().len(), 4);
+            toy::digests(&outputs)
+        };
+
+        assert_eq!(digests(1), digests(3));
+    }
+
+    #[test]
+    fn names_the_bar_that_the_candles_lack() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = toy::run(&tiny(), parts(directory.path(), 250), 1).unwrap_err();
+
+        assert!(
+            error
+                .to_string()
+                .contains("bar 250 is not one of the 250 candles"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn refuses_parameters_that_make_no_sense() {
+        let refuse = |stage: Rl| stage.signature(&Schemas::new()).unwrap_err().to_string();
+
+        assert!(
+            refuse(Rl {
+                environments: 0,
+                ..tiny()
+            })
+            .contains("`environments` is 0")
+        );
+        assert!(
+            refuse(Rl {
+                discount: 1.5,
+                ..tiny()
+            })
+            .contains("`discount` is 1.5, expected from 0 to 1")
+        );
+        assert!(
+            refuse(Rl {
+                fee_bps: f64::NAN,
+                ..tiny()
+            })
+            .contains("`fee_bps` is NaN")
+        );
+    }
+}

@@ -1,7 +1,7 @@
 //! The name that was meant.
 
 /// The one of `names` nearest to `name`, if it is near enough to be meant.
-pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let letters = name.chars().count();
     // Half of the letters must stay; three mistakes in one word are no slip any more.
     let limit = (letters / 2).clamp(1, 3);
@@ -16,11 +16,6 @@ pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) 
         .filter(|(distance, other)| *distance <= limit && *distance < other.chars().count())
         .min()
         .map(|(_, other)| other)
-}
-
-/// `did you mean `x`?` or nothing.
-pub(crate) fn suggestion<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(name, names).map_or_else(String::new, |near| format!("did you mean `{near}`?"))
 }
 
 /// `did you mean `x`?` followed by `otherwise`, or only the latter.
@@ -88,6 +83,6 @@ mod tests {
         assert_eq!(nearest("laod.csv", kinds), Some("load.csv"));
         assert_eq!(nearest("pretrain", kinds), None);
         assert_eq!(nearest("x", ["y"]), None);
-        assert_eq!(suggestion("zzz", kinds), "");
+        assert_eq!(suggestion_or("zzz", kinds, ""), "");
     }
 }

@@ -328,6 +328,9 @@ impl Code {
         for path in &module.globs {
             part(&mut hasher, &path.join("::"));
         }
+        for path in module.imports.values().flatten().chain(&module.globs) {
+            names.package(path);
+        }
         let directory = place.file.parent().unwrap_or(Path::new(""));
         names
             .files
@@ -638,12 +641,15 @@ impl Names {
         }
     }
 
+    fn package(&mut self, path: &[String]) {
+        let named = PACKAGES
+            .iter()
+            .find(|(name, _)| path.first().is_some_and(|first| first == name));
+        self.packages.extend(named.map(|&(name, _)| name));
+    }
+
     fn name(&mut self, path: &[String], after: &[TokenTree]) {
-        for (name, _) in PACKAGES {
-            if path[0] == name {
-                self.packages.insert(name);
-            }
-        }
+        self.package(path);
         if let (Some(TokenTree::Group(group)), [.., last]) = (after.get(1), path)
             && is_punct(after.first(), '!')
         {
@@ -1098,6 +1104,18 @@ mod tests {
     fn a_version_counts_where_the_package_is_named() {
         assert_eq!(changed(&[("Cargo.lock", "0.19.0", "0.19.1")]), ["features"]);
         assert_eq!(changed(&[("Cargo.lock", "0.2.16", "0.2.17")]), [""; 0]);
+    }
+
+    #[test]
+    fn an_imported_package_is_named() {
+        let import = [(
+            "stages/load/csv.rs",
+            "pub struct",
+            "use libm::exp;\npub struct",
+        )];
+
+        let covers = &build(&import).unwrap()["load"].covers;
+        assert!(covers.contains(&"libm 0.2.16".to_owned()), "{covers:?}");
     }
 
     #[test]

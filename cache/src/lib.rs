@@ -1,1 +1,53 @@
-//! placeholder
+//! The store: bytes by digest, and which computation made which of them.
+//!
+//! # Layout
+//!
+//! ```text
+//! <root>/v1/
+//!   FORMAT             version and creation time
+//!   generation         kernel lock: everybody who has the store open holds it shared, collection exclusively
+//!   cas/ab/<62 hex>    objects: immutable, mode 0444, named by the BLAKE3 of their bytes
+//!   ac/<writer>.seg    action records, appended by one writer each, one CRC per record
+//!   ckpt/<key>/        checkpoints of running and killed stages
+//!   tmp/<writer>.lock  kernel lock that says the writer lives
+//!   tmp/<writer>/      what the writer has not finished; swept when its lock is free
+//!   lease/ab/<62 hex>  kernel lock of a key that is being computed
+//!   quarantine/        objects whose content is not what their name says
+//!   roots/<id>         the workspaces that use the store
+//!   trash/             on its way out
+//! ```
+//!
+//! # Commit order
+//!
+//! Objects are written to `tmp/`, hashed on the way, flushed, made read-only, renamed into `cas/`; then the directories of
+//! `cas/` are flushed; only then is the record appended and its segment flushed. A record therefore names only what is
+//! there, whenever the power fails. A flush that fails is final: nothing of that commit is published and the same file is
+//! never flushed again.
+//!
+//! A hit is a record that parses and whose objects are all present; an object's bytes are hashed each time they are read.
+//! What is damaged is moved to `quarantine/`, reported, and counts as missing.
+//!
+//! Invariant: knows artifacts, no stage, no pipeline and no workspace. Correctness never rests on a lock: commits are
+//! idempotent, and leases only save work.
+
+pub mod clock;
+pub mod collect;
+pub mod recording;
+
+mod actions;
+mod key;
+mod lease;
+mod objects;
+mod stat_cache;
+mod storage;
+mod store;
+mod store_error;
+mod writer;
+
+pub use actions::{Execution, Record};
+pub use key::{ColumnIngredient, Difference, Ingredients, InputIngredient, StageKey, diff};
+pub use lease::Lease;
+pub use stat_cache::{FileStat, StatCache, StatError};
+pub use storage::{Disk, Durability, Entry, EntryKind, Storage, StorageFile};
+pub use store::{Committed, Scratch, Store, Workspace};
+pub use store_error::StoreError;

@@ -5,3 +5,38 @@
 //! Invariant: knows no artifact, no table and no pipeline.
 
 pub mod math;
+
+pub mod bars;
+pub mod windows;
+
+pub mod candles;
+mod dispatch;
+pub mod hurst;
+mod lanes;
+pub mod matmul;
+pub mod momentum;
+pub mod order_statistics;
+pub mod profile;
+pub mod recurrences;
+pub mod structure;
+pub mod trend;
+pub mod volatility;
+pub mod volume;
+
+mod storage;
+pub use storage::to_vec;
+
+pub mod adamw;
+pub mod allocator;
+pub mod attention;
+pub mod dropout;
+pub mod gelu;
+pub mod layer_norm;
+pub mod linear;
+pub mod loss;
+pub mod pooling;
+pub mod positions;
+pub mod residual;
+
+#[cfg(test)]
+mod gradient_check;

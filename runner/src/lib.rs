@@ -1,1 +1,63 @@
-//! placeholder
+//! Plans and runs pipelines.
+//!
+//! From the text of a pipeline file to a checked [`Graph`] of stage instances ([`load`]), from there to results in the store
+//! ([`run`]), and back from results to reasons: [`explain`], [`verify`], the run records of [`history`], the lock file of
+//! [`lock`].
+//!
+//! Invariant: names no stage kind; it sees the `Stage` trait and a `Registry`.
+
+mod diagnostic;
+mod did_you_mean;
+mod document;
+mod names;
+
+mod interpolate;
+mod overrides;
+
+mod definition;
+mod matrix;
+mod parameters;
+mod references;
+mod settings;
+
+mod drafts;
+mod wiring;
+
+mod connect;
+mod graph;
+
+mod events;
+mod execute;
+mod ingredients;
+mod schedule;
+mod views;
+mod worker;
+mod workspace;
+
+mod divergence;
+mod explain;
+pub mod history;
+pub mod lock;
+mod noop;
+mod pipeline_schema;
+mod session;
+mod verify;
+
+pub use diagnostic::{Diagnostic, Label, Place, Severity, SourceText, code};
+pub use divergence::{Divergence, first_divergence};
+pub use events::{Event, Outcome, Unwatched, Watcher};
+pub use execute::{
+    Forecast, RunError, RunOptions, RunSummary, Standing, run, select, standings, with_producers,
+};
+pub use explain::{Cause, Explanation, Reason, RootCause, StageExplanation, explain};
+pub use graph::{
+    DeviceChoice, EdgeLabel, Graph, InputEdge, Instance, LoadOptions, Numeric, OnFailure, load,
+    load_text,
+};
+pub use lock::{LockDifference, LockEntry, LockError, LockFile, LockedOutput, lock_path};
+pub use noop::forget;
+pub use pipeline_schema::pipeline_schema;
+pub use session::{Invocation, LockMode, SessionError, SessionSummary, run_file};
+pub use verify::{StageVerdict, Verdict, Verification, VerifyOptions, verify, verify_locked};
+pub use views::write_view;
+pub use workspace::Workspace;

@@ -2,17 +2,48 @@
 //!
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
+pub mod backtest;
+pub mod command;
+mod dataset;
+pub mod evaluate;
+mod evaluation;
+pub mod features;
+pub mod finetune;
+pub mod labels;
+mod load;
+pub mod models;
+pub mod predict;
+pub mod pretrain;
+pub mod report;
+mod training;
+
 use natron_artifacts::Registry;
 
-mod dataset;
-mod load;
+#[cfg(test)]
+#[path = "../build/fingerprint.rs"]
+mod code_fingerprint;
+
+include!(concat!(env!("OUT_DIR"), "/fingerprints.rs"));
 
 /// All built-in kinds of stages.
 pub fn registry() -> Registry {
     let mut registry = Registry::new();
-    registry.register::<load::LoadCsv>("load.csv", env!("CARGO_PKG_VERSION"));
-    registry.register::<load::LoadParquet>("load.parquet", env!("CARGO_PKG_VERSION"));
-    registry.register::<load::LoadSynthetic>("load.synthetic", env!("CARGO_PKG_VERSION"));
-    registry.register::<dataset::Dataset>("dataset", env!("CARGO_PKG_VERSION"));
+    registry.register::<command::Command>("command", fingerprint("command"));
+    registry.register::<dataset::Dataset>("dataset", fingerprint("dataset"));
+    registry.register::<evaluate::Evaluate>("evaluate", fingerprint("evaluate"));
+    registry.register::<features::FeatureParameters>("features", fingerprint("features"));
+    registry.register::<finetune::Finetune>("finetune", fingerprint("finetune"));
+    registry.register::<labels::natron_v2::NatronV2Labels>(
+        "labels.natron_v2",
+        fingerprint("labels.natron_v2"),
+    );
+    registry.register::<load::csv::LoadCsv>("load.csv", fingerprint("load.csv"));
+    registry.register::<load::parquet::LoadParquet>("load.parquet", fingerprint("load.parquet"));
+    registry.register::<load::synthetic::LoadSynthetic>(
+        "load.synthetic",
+        fingerprint("load.synthetic"),
+    );
+    registry.register::<pretrain::Pretrain>("pretrain", fingerprint("pretrain"));
+    registry.register::<report::Report>("report", fingerprint("report"));
     registry
 }

@@ -5,13 +5,11 @@
 
 mod bars;
 mod columns;
-mod csv;
+pub(crate) mod csv;
 mod interval;
-mod parquet;
-mod synthetic;
+pub(crate) mod parquet;
+pub(crate) mod synthetic;
 mod time;
 
 #[cfg(test)]
 mod corpus;
-
-pub(crate) use self::{csv::LoadCsv, parquet::LoadParquet, synthetic::LoadSynthetic};

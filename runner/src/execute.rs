@@ -1,0 +1,780 @@
+//! Runs a graph: decides what hits, starts what does not, in parallel, and writes down what happened.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use natron_artifacts::{Cancel, DeviceGrant, Gpu, Level, Manifest, StageError};
+use natron_cache::{Durability, Ingredients, StageKey, StatCache, Store, StoreError};
+use thiserror::Error;
+
+use crate::{
+    Event, Graph, InputEdge, Instance, Outcome, Watcher, Workspace,
+    history::{RunFolder, RunRecord, StageRecord},
+    ingredients::{Bound, SourceError, ingredients, lineage},
+    schedule::{Capacity, Grant, Pool, available_memory_bytes, remaining_seconds},
+    worker::{Executed, Job, JobError, Shared, execute},
+};
+
+/// How often the scheduler looks whether it shall stop.
+const CANCEL_POLL: Duration = Duration::from_millis(25);
+
+/// What a run shall do beyond the graph.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Threads in all; the machine's by default.
+    pub jobs: Option<usize>,
+    /// After a failure, go on with what does not depend on it.
+    pub keep_going: bool,
+    /// Stages (or instances) to execute even if their results are there.
+    pub force: Vec<String>,
+    /// Stages (or instances) to stop at; only what they need runs.
+    pub until: Vec<String>,
+    /// Hash every source again, whatever the stat cache remembers.
+    pub paranoid: bool,
+    /// Whether results survive a power cut.
+    pub durability: Durability,
+    /// Do not write a run record.
+    pub unrecorded: bool,
+    /// The pipeline file as the user named it, for the run record.
+    pub file: String,
+}
+
+/// Why there was no run, or why it broke off.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A stage that an option names does not exist.
+    #[error("no stage is called `{name}`")]
+    UnknownStage {
+        /// The name.
+        name: String,
+        /// The nearest one.
+        did_you_mean: Option<String>,
+    },
+    /// A source could not be read.
+    #[error("stage `{stage}`: {message}")]
+    Source {
+        /// Instance name.
+        stage: String,
+        /// Which file, and why.
+        message: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file of the program's own state could not be written.
+    #[error("cannot write below `.natron`: {0}")]
+    State(#[from] std::io::Error),
+}
+
+/// What a run did.
+#[derive(Debug, Clone)]
+pub struct RunSummary {
+    /// Its record.
+    pub record: RunRecord,
+    /// Whether it was stopped.
+    pub interrupted: bool,
+}
+
+impl RunSummary {
+    /// Whether every stage has its outputs.
+    pub fn succeeded(&self) -> bool {
+        self.record
+            .stages
+            .iter()
+            .all(|stage| stage.outcome.is_done())
+    }
+}
+
+/// How the stages of a graph stand before a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standing {
+    /// Instance name.
+    pub name: String,
+    /// Kind.
+    pub kind: String,
+    /// Key, where it is known already.
+    pub key: Option<StageKey>,
+    /// The key's ingredients, where they are known already.
+    pub ingredients: Option<Ingredients>,
+    /// What a run would do.
+    pub forecast: Forecast,
+    /// Outputs of a hit.
+    pub outputs: BTreeMap<String, Manifest>,
+    /// Seconds that it took when it last ran, where known.
+    pub expected_seconds: Option<f64>,
+}
+
+/// What a run would do with a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Forecast {
+    /// Its result is there.
+    Hit,
+    /// It will run.
+    Run,
+    /// It will run if what is above it gives something new.
+    Maybe,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Some producers are not done.
+    Waiting,
+    /// Its key is known and not in the store.
+    Ready,
+    Running,
+    Done,
+    Failed,
+    Skipped,
+    Interrupted,
+    /// Not part of this run.
+    Left,
+}
+
+struct Node {
+    state: State,
+    key: Option<StageKey>,
+    ingredients: Option<Ingredients>,
+    outputs: BTreeMap<String, Manifest>,
+    outcome: Outcome,
+    seconds: f64,
+    error: Option<String>,
+    /// Executions so far.
+    attempts: u32,
+    /// Execute even if a result is there.
+    forced: bool,
+}
+
+/// Runs the graph.
+pub fn run(
+    graph: &Graph,
+    workspace: &Workspace,
+    options: &RunOptions,
+    watcher: &Arc<dyn Watcher>,
+    cancel: &Cancel,
+) -> Result<RunSummary, RunError> {
+    let started = Instant::now();
+    let folder = if options.unrecorded {
+        RunFolder::nowhere()
+    } else {
+        RunFolder::create(workspace)?
+    };
+    let mut run = Run::open(graph, workspace, options, folder, Arc::clone(watcher))?;
+    let selected = run
+        .nodes
+        .iter()
+        .filter(|node| node.state != State::Left)
+        .count();
+    watcher.event(&Event::Planned { stages: selected });
+    let interrupted = run.execute(options, cancel)?;
+    let record = run.record(started.elapsed().as_secs_f64());
+    run.save_stat_cache();
+    run.shared.folder.finish(&record)?;
+    Ok(RunSummary {
+        record,
+        interrupted,
+    })
+}
+
+/// How each selected stage stands, without running any.
+pub fn standings(
+    graph: &Graph,
+    workspace: &Workspace,
+    options: &RunOptions,
+) -> Result<Vec<Standing>, RunError> {
+    let unwatched = Arc::new(crate::events::Unwatched);
+    let mut run = Run::open(graph, workspace, options, RunFolder::nowhere(), unwatched)?;
+    run.settle_all()?;
+    run.save_stat_cache();
+    let standings = graph
+        .instances
+        .iter()
+        .zip(&run.nodes)
+        .filter(|(_, node)| node.state != State::Left);
+    Ok(standings
+        .map(|(instance, node)| Standing {
+            name: instance.name.clone(),
+            kind: instance.kind.clone(),
+            key: node.key,
+            ingredients: node.ingredients.clone(),
+            forecast: match node.state {
+                State::Done => Forecast::Hit,
+                State::Ready => Forecast::Run,
+                _ => Forecast::Maybe,
+            },
+            outputs: node.outputs.clone(),
+            expected_seconds: run.last.get(&instance.name).map(|stage| stage.seconds),
+        })
+        .collect())
+}
+
+/// The indices of the instances that `names` mean: a stage's name means all its instances.
+pub fn select(graph: &Graph, names: &[String]) -> Result<BTreeSet<usize>, RunError> {
+    let mut selected = BTreeSet::new();
+    for name in names {
+        let before = selected.len();
+        let matching = graph.instances.iter().enumerate();
+        selected.extend(
+            matching
+                .filter(|(_, i)| i.name == *name || i.stage == *name)
+                .map(|(index, _)| index),
+        );
+        if selected.len() == before
+            && !graph
+                .instances
+                .iter()
+                .any(|i| i.name == *name || i.stage == *name)
+        {
+            let known = graph.instances.iter().map(|i| i.name.as_str());
+            let did_you_mean = crate::did_you_mean::nearest(name, known).map(str::to_owned);
+            return Err(RunError::UnknownStage {
+                name: name.clone(),
+                did_you_mean,
+            });
+        }
+    }
+    Ok(selected)
+}
+
+/// `indices` and all that they read from, however far.
+pub fn with_producers(graph: &Graph, indices: &BTreeSet<usize>) -> BTreeSet<usize> {
+    let mut wanted = BTreeSet::new();
+    let mut open: Vec<usize> = indices.iter().copied().collect();
+    while let Some(next) = open.pop() {
+        if wanted.insert(next) {
+            open.extend(graph.instances[next].producers());
+        }
+    }
+    wanted
+}
+
+struct Run<'a> {
+    graph: &'a Graph,
+    shared: Arc<Shared>,
+    nodes: Vec<Node>,
+    consumers: Vec<Vec<usize>>,
+    remaining: Vec<f64>,
+    /// The newest results of each stage in earlier runs.
+    last: BTreeMap<String, StageRecord>,
+    file: String,
+}
+
+enum Message {
+    Finished {
+        index: usize,
+        grant: Grant,
+        result: Result<Executed, JobError>,
+    },
+}
+
+impl<'a> Run<'a> {
+    fn open(
+        graph: &'a Graph,
+        workspace: &Workspace,
+        options: &RunOptions,
+        folder: RunFolder,
+        watcher: Arc<dyn Watcher>,
+    ) -> Result<Self, RunError> {
+        std::fs::create_dir_all(workspace.state())?;
+        let store = Store::open(workspace.cache(), options.durability)?;
+        store.register(workspace.root())?;
+        let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), options.paranoid);
+        let last = RunRecord::last_results(workspace, &graph.name);
+        let forced = select(graph, &options.force)?;
+        let until = select(graph, &options.until)?;
+        let selected = if options.until.is_empty() {
+            (0..graph.instances.len()).collect()
+        } else {
+            with_producers(graph, &until)
+        };
+        let mut consumers = vec![Vec::new(); graph.instances.len()];
+        for (index, instance) in graph.instances.iter().enumerate() {
+            for producer in instance.producers().collect::<BTreeSet<_>>() {
+                consumers[producer].push(index);
+            }
+        }
+        let seconds: Vec<f64> = graph
+            .instances
+            .iter()
+            .map(|instance| last.get(&instance.name).map_or(1.0, |stage| stage.seconds))
+            .collect();
+        let nodes = (0..graph.instances.len()).map(|index| Node {
+            state: if selected.contains(&index) {
+                State::Waiting
+            } else {
+                State::Left
+            },
+            key: None,
+            ingredients: None,
+            outputs: BTreeMap::new(),
+            outcome: Outcome::Skipped,
+            seconds: 0.0,
+            error: None,
+            attempts: 0,
+            forced: forced.contains(&index),
+        });
+        Ok(Self {
+            graph,
+            nodes: nodes.collect(),
+            remaining: remaining_seconds(&seconds, &consumers),
+            consumers,
+            last,
+            file: options.file.clone(),
+            shared: Arc::new(Shared {
+                workspace: workspace.clone(),
+                store,
+                stat_cache,
+                live: Mutex::default(),
+                folder: Arc::new(folder),
+                watcher,
+            }),
+        })
+    }
+
+    /// Settles every stage whose producers are done, until nothing changes.
+    fn settle_all(&mut self) -> Result<(), RunError> {
+        for index in 0..self.nodes.len() {
+            // Producers come first in the list, so one pass reaches everything.
+            if self.nodes[index].state == State::Waiting && self.producers_are_done(index) {
+                self.settle(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Settles what became possible when the stage `index` ended.
+    fn settle_below(&mut self, index: usize) -> Result<(), RunError> {
+        let mut open = vec![index];
+        while let Some(done) = open.pop() {
+            if self.nodes[done].state != State::Done {
+                continue;
+            }
+            for consumer in self.consumers[done].clone() {
+                if self.nodes[consumer].state == State::Waiting && self.producers_are_done(consumer)
+                {
+                    self.settle(consumer)?;
+                    open.push(consumer);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn producers_are_done(&self, index: usize) -> bool {
+        self.graph.instances[index]
+            .producers()
+            .all(|p| self.nodes[p].state == State::Done)
+    }
+
+    /// Computes the key of a stage whose inputs are known, and looks it up.
+    fn settle(&mut self, index: usize) -> Result<(), RunError> {
+        let instance = &self.graph.instances[index];
+        let failed = |error: SourceError| RunError::Source {
+            stage: instance.name.clone(),
+            message: error.to_string(),
+        };
+        let bound = self.bound(index).map_err(failed)?;
+        let bound = bound
+            .into_iter()
+            .map(|(port, list)| (port, list.into_iter().map(|(_, bound)| bound).collect()))
+            .collect();
+        let stat_cache = &self.shared.stat_cache;
+        let ingredients = ingredients(self.graph, instance, &bound, stat_cache).map_err(failed)?;
+        let key = ingredients.key();
+        let node = &mut self.nodes[index];
+        node.key = Some(key);
+        node.ingredients = Some(ingredients);
+        if !node.forced
+            && let Some(record) = self.shared.store.lookup(&key)?
+        {
+            self.finish(
+                index,
+                Outcome::Hit,
+                record.outputs,
+                record.execution.seconds,
+            );
+        } else {
+            node.state = State::Ready;
+        }
+        Ok(())
+    }
+
+    /// What comes in at each port, with labels.
+    fn bound(&self, index: usize) -> Result<BTreeMap<String, Vec<(String, Bound)>>, SourceError> {
+        let instance = &self.graph.instances[index];
+        let mut bound: BTreeMap<String, Vec<(String, Bound)>> = BTreeMap::new();
+        for (port, edges) in &instance.inputs {
+            let list = bound.entry(port.clone()).or_default();
+            for edge in edges {
+                list.push(match edge {
+                    InputEdge::Output { instance, output } => {
+                        let producer = &self.graph.instances[*instance];
+                        let manifest = self.nodes[*instance].outputs.get(output);
+                        let manifest = manifest.expect("a done stage has all declared outputs");
+                        let label = format!("{}.{output}", producer.name);
+                        (label, Bound::Output(manifest.clone()))
+                    }
+                    InputEdge::File { path } => {
+                        let stat_cache = &self.shared.stat_cache;
+                        let digest = crate::ingredients::source_digest(stat_cache, path)?;
+                        let label = path.file_name().map_or_else(
+                            || "file".into(),
+                            |name| name.to_string_lossy().into_owned(),
+                        );
+                        (
+                            label,
+                            Bound::File {
+                                path: path.clone(),
+                                digest,
+                            },
+                        )
+                    }
+                });
+            }
+        }
+        Ok(bound)
+    }
+
+    fn finish(
+        &mut self,
+        index: usize,
+        outcome: Outcome,
+        outputs: BTreeMap<String, Manifest>,
+        seconds: f64,
+    ) {
+        let node = &mut self.nodes[index];
+        node.state = State::Done;
+        node.outcome = outcome;
+        node.outputs = outputs;
+        node.seconds = seconds;
+        node.error = None;
+        let stage = &self.graph.instances[index].name;
+        self.shared.watcher.event(&Event::Finished {
+            stage,
+            outcome,
+            seconds,
+        });
+    }
+
+    /// The loop of the scheduler. Returns whether it was stopped.
+    fn execute(&mut self, options: &RunOptions, cancel: &Cancel) -> Result<bool, RunError> {
+        let threads = options
+            .jobs
+            .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
+            .unwrap_or(1);
+        let mut pool = Pool::new(Capacity {
+            threads: threads.max(1),
+            memory_bytes: available_memory_bytes(),
+            gpus: Vec::new(),
+            tokens: BTreeMap::new(),
+        });
+        let (sender, receiver) = mpsc::channel();
+        let mut cancels: BTreeMap<usize, (Cancel, Option<Instant>)> = BTreeMap::new();
+        let mut stopping = false;
+        self.settle_all()?;
+        loop {
+            if !stopping && !cancel.is_set() {
+                self.start_what_fits(&mut pool, &sender, &mut cancels);
+            }
+            if pool.running() == 0 {
+                break;
+            }
+            match receiver.recv_timeout(CANCEL_POLL) {
+                Ok(Message::Finished {
+                    index,
+                    grant,
+                    result,
+                }) => {
+                    pool.give_back(&grant);
+                    let timed_out = cancels.remove(&index).is_some_and(|(flag, deadline)| {
+                        flag.is_set() && deadline.is_some_and(|at| Instant::now() >= at)
+                    });
+                    let failed = self.take_result(index, result, timed_out && !cancel.is_set())?;
+                    stopping |= failed && !options.keep_going;
+                    self.settle_below(index)?;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => unreachable!("we hold a sender"),
+            }
+            for (flag, deadline) in cancels.values() {
+                if cancel.is_set() || deadline.is_some_and(|at| Instant::now() >= at) {
+                    flag.set();
+                }
+            }
+        }
+        for index in 0..self.nodes.len() {
+            if matches!(self.nodes[index].state, State::Waiting | State::Ready) {
+                self.nodes[index].state = State::Skipped;
+                let stage = &self.graph.instances[index].name;
+                self.shared.watcher.event(&Event::Finished {
+                    stage,
+                    outcome: Outcome::Skipped,
+                    seconds: 0.0,
+                });
+            }
+        }
+        Ok(cancel.is_set())
+    }
+
+    fn start_what_fits(
+        &mut self,
+        pool: &mut Pool,
+        sender: &mpsc::Sender<Message>,
+        cancels: &mut BTreeMap<usize, (Cancel, Option<Instant>)>,
+    ) {
+        let mut ready: Vec<usize> = (0..self.nodes.len())
+            .filter(|&i| self.nodes[i].state == State::Ready)
+            .collect();
+        ready.sort_by(|&a, &b| {
+            self.remaining[b]
+                .total_cmp(&self.remaining[a])
+                .then(a.cmp(&b))
+        });
+        for index in ready {
+            let instance = &self.graph.instances[index];
+            if instance.resources.gpu == Gpu::Required {
+                let message = "the stage requires a GPU, and this run has none".to_owned();
+                self.fail(index, &StageError::resource(message).to_string());
+                continue;
+            }
+            let Some(grant) = pool.take(&instance.resources, &instance.tokens) else {
+                continue;
+            };
+            let Ok(bound) = self.bound(index) else {
+                // The source vanished since the key was made; the next look says which.
+                pool.give_back(&grant);
+                self.fail(index, "a source vanished");
+                continue;
+            };
+            let flag = Cancel::new();
+            let deadline = instance.timeout.map(|limit| Instant::now() + limit);
+            cancels.insert(index, (flag.clone(), deadline));
+            let node = &mut self.nodes[index];
+            node.state = State::Running;
+            node.attempts += 1;
+            let job = Job {
+                instance: instance.clone(),
+                key: node.key.expect("a ready stage has a key"),
+                ingredients: node
+                    .ingredients
+                    .clone()
+                    .expect("a ready stage has ingredients"),
+                bound,
+                lineage: instance
+                    .signature
+                    .lineage
+                    .then(|| lineage(self.graph, instance)),
+                threads: grant.threads,
+                device: grant.gpu.map_or(DeviceGrant::Cpu, DeviceGrant::Cuda),
+                cancel: flag,
+                look_up: !node.forced,
+            };
+            let (shared, sender) = (Arc::clone(&self.shared), sender.clone());
+            std::thread::Builder::new()
+                .name(instance.name.chars().take(15).collect())
+                .spawn(move || {
+                    let result = execute(&shared, &job);
+                    // The scheduler outlives every worker.
+                    let _ = sender.send(Message::Finished {
+                        index,
+                        grant,
+                        result,
+                    });
+                })
+                .expect("the system starts a thread");
+        }
+    }
+
+    /// Takes a worker's result in. Returns whether the stage failed for good.
+    fn take_result(
+        &mut self,
+        index: usize,
+        result: Result<Executed, JobError>,
+        timed_out: bool,
+    ) -> Result<bool, RunError> {
+        let instance: &Instance = &self.graph.instances[index];
+        match result {
+            Ok(executed) => {
+                let unchanged = self.last.get(&instance.name).is_some_and(|last| {
+                    last.outputs.len() == executed.outputs.len()
+                        && executed.outputs.iter().all(|(port, manifest)| {
+                            last.outputs
+                                .get(port)
+                                .is_some_and(|m| m.logical == manifest.logical)
+                        })
+                });
+                let outcome = match (executed.hit, unchanged) {
+                    (true, _) => Outcome::Hit,
+                    (false, true) => Outcome::Unchanged,
+                    (false, false) => Outcome::Ran,
+                };
+                self.nodes[index].forced = false;
+                self.finish(index, outcome, executed.outputs, executed.seconds);
+                self.drop_finished_inputs(index);
+                Ok(false)
+            }
+            Err(JobError::Stage(StageError::Interrupted)) if !timed_out => {
+                self.nodes[index].state = State::Interrupted;
+                self.nodes[index].outcome = Outcome::Interrupted;
+                let stage = &instance.name;
+                let outcome = Outcome::Interrupted;
+                self.shared.watcher.event(&Event::Finished {
+                    stage,
+                    outcome,
+                    seconds: 0.0,
+                });
+                Ok(true)
+            }
+            Err(JobError::LostInput {
+                port,
+                position,
+                warning,
+            }) => {
+                self.rerun_producer(index, &port, position, warning.as_deref());
+                Ok(false)
+            }
+            Err(JobError::Store(error)) => Err(error.into()),
+            Err(JobError::Stage(error)) => {
+                let message = if timed_out {
+                    let limit = instance.timeout.unwrap_or_default().as_secs_f64();
+                    format!("timed out after {limit} s")
+                } else {
+                    describe(&error)
+                };
+                if self.nodes[index].attempts <= instance.retries {
+                    let text = format!("attempt {} failed: {message}", self.nodes[index].attempts);
+                    self.say(&instance.name, Level::Warning, &text);
+                    self.nodes[index].state = State::Ready;
+                    return Ok(false);
+                }
+                self.fail(index, &message);
+                Ok(true)
+            }
+        }
+    }
+
+    /// A hit whose object is gone or damaged is a miss: its stage runs again, then the consumer.
+    fn rerun_producer(&mut self, index: usize, port: &str, position: usize, warning: Option<&str>) {
+        let instance = &self.graph.instances[index];
+        let InputEdge::Output {
+            instance: producer, ..
+        } = &instance.inputs[port][position]
+        else {
+            unreachable!("only outputs of stages are in the store");
+        };
+        let name = &self.graph.instances[*producer].name;
+        let why = warning.unwrap_or("its result is not in the store any more");
+        self.say(name, Level::Warning, &format!("runs again: {why}"));
+        self.nodes[*producer].state = State::Ready;
+        self.nodes[*producer].forced = true;
+        self.nodes[index].state = State::Waiting;
+        for consumer in self.consumers[*producer].clone() {
+            if self.nodes[consumer].state == State::Ready {
+                self.nodes[consumer].state = State::Waiting;
+            }
+        }
+    }
+
+    fn fail(&mut self, index: usize, message: &str) {
+        let node = &mut self.nodes[index];
+        node.state = State::Failed;
+        node.outcome = Outcome::Failed;
+        node.error = Some(message.to_owned());
+        let stage = &self.graph.instances[index].name;
+        self.shared.folder.log(stage, message);
+        let outcome = Outcome::Failed;
+        self.shared.watcher.event(&Event::Finished {
+            stage,
+            outcome,
+            seconds: 0.0,
+        });
+    }
+
+    fn say(&self, stage: &str, level: Level, message: &str) {
+        self.shared.folder.log(stage, message);
+        self.shared.watcher.event(&Event::Log {
+            stage,
+            level,
+            message,
+        });
+    }
+
+    /// Drops artifacts from memory that nobody in this run will read any more.
+    fn drop_finished_inputs(&self, index: usize) {
+        let mut live = self
+            .shared
+            .live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let candidates = self.graph.instances[index].producers().chain([index]);
+        for candidate in candidates {
+            let open = self.consumers[candidate].iter().any(|&c| {
+                matches!(
+                    self.nodes[c].state,
+                    State::Waiting | State::Ready | State::Running
+                )
+            });
+            if !open {
+                for manifest in self.nodes[candidate].outputs.values() {
+                    live.remove(&(manifest.kind, manifest.bytes));
+                }
+            }
+        }
+    }
+
+    fn save_stat_cache(&self) {
+        // What is lost is read again next time.
+        let _ = self.shared.stat_cache.save();
+    }
+
+    fn record(&self, seconds: f64) -> RunRecord {
+        let stages = self.graph.instances.iter().zip(&self.nodes);
+        let stages = stages.filter(|(_, node)| node.state != State::Left);
+        RunRecord {
+            pipeline: self.graph.name.clone(),
+            file: self.file.clone(),
+            profile: self.graph.profile.clone(),
+            sets: self.graph.sets.clone(),
+            params: self.graph.params.clone(),
+            seconds,
+            stages: stages
+                .map(|(instance, node)| StageRecord {
+                    name: instance.name.clone(),
+                    kind: instance.kind.clone(),
+                    key: node.key.map(|key| key.digest()),
+                    outcome: node.outcome,
+                    seconds: node.seconds,
+                    outputs: node.outputs.clone(),
+                    error: node.error.clone(),
+                })
+                .collect(),
+            ..self.shared.folder.record()
+        }
+    }
+}
+
+/// An error with its causes and its help, for people.
+fn describe(error: &StageError) -> String {
+    use std::error::Error as _;
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = source.source();
+    }
+    if let Some(help) = error.help() {
+        text.push_str("\nhelp: ");
+        text.push_str(help);
+    }
+    text
+}

@@ -1,0 +1,422 @@
+//! The folder that a program runs in: inputs placed, outputs collected.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+use arrow::{
+    compute::concat_batches,
+    ipc::reader::{FileReader, StreamReader},
+    record_batch::RecordBatch,
+};
+use natron_artifacts::{
+    Artifact, Bytes, FileContent, Files, Input, Kind, Metrics, Model, Report, StageError, Table,
+};
+use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
+use serde_json::Value;
+
+use super::{DeclaredColumn, TableFormat};
+
+/// Names at the top of the folder that are ours.
+const TAKEN: [&str; 4] = ["inputs", "outputs", "tmp", "request.json"];
+
+/// More files than this in one output are a mistake.
+const MAX_FILES: usize = 100_000;
+
+/// Deeper folders than this in one output are a mistake.
+const MAX_DEPTH: usize = 64;
+
+/// A fresh folder for one run of a program.
+pub(super) struct Sandbox {
+    root: PathBuf,
+}
+
+impl Sandbox {
+    /// A sandbox in the empty folder `root`.
+    pub(super) fn new(root: &Path) -> Result<Self, StageError> {
+        let root = std::path::absolute(root)
+            .map_err(|e| StageError::io(format!("cannot find `{}`", root.display()), e))?;
+        for name in ["inputs", "outputs", "tmp"] {
+            create_folder(&root.join(name))?;
+        }
+        Ok(Self { root })
+    }
+
+    /// The folder.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the program may leave what it needs for a while.
+    pub(super) fn temporary(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// Copies the file or folder `from` to the relative path `to`.
+    pub(super) fn copy_source(&self, from: &Path, to: &str) -> Result<(), StageError> {
+        let target = self.root.join(to);
+        if let Some(parent) = target.parent() {
+            create_folder(parent)?;
+        }
+        copy(from, &target)
+            .map_err(|e| StageError::io(format!("cannot copy the source `{}`", from.display()), e))
+    }
+
+    /// Writes what comes in at `port`; the paths relative to the folder.
+    pub(super) fn place(
+        &self,
+        port: &str,
+        inputs: &[Input],
+        format: TableFormat,
+    ) -> Result<Vec<String>, StageError> {
+        let mut paths = Vec::new();
+        for (i, input) in inputs.iter().enumerate() {
+            let name = if inputs.len() == 1 {
+                port.to_owned()
+            } else {
+                format!("{port}/{i}")
+            };
+            let path = format!("inputs/{name}{}", extension(input.artifact.kind(), format));
+            place_one(&self.root.join(&path), &input.artifact, format)?;
+            paths.push(path);
+        }
+        Ok(paths)
+    }
+
+    /// Writes the request and opens it for reading.
+    pub(super) fn write_request(&self, request: &Value) -> Result<File, StageError> {
+        let path = self.root.join("request.json");
+        fs::write(&path, format!("{request}\n"))
+            .and_then(|()| File::open(&path))
+            .map_err(|e| StageError::io(format!("cannot write `{}`", path.display()), e))
+    }
+
+    /// The artifact that the program wrote to `path`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub(super) fn collect(
+        &self,
+        path: &str,
+        kind: Kind,
+        columns: Option<&[DeclaredColumn]>,
+    ) -> Result<Artifact, String> {
+        let full = self.root.join(path);
+        let is_folder = matches!(kind, Kind::Model | Kind::Files);
+        match fs::symlink_metadata(&full) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(format!(
+                    "the program ended well but did not write `{path}`; it finds this path in its request, and as `${{outputs..}}` in `run`"
+                ));
+            }
+            Err(e) => return Err(format!("cannot look at `{path}`: {e}")),
+            Ok(found) if is_folder && !found.is_dir() => {
+                return Err(format!(
+                    "`{path}` must be a folder, since the output is a {kind}"
+                ));
+            }
+            Ok(found) if !is_folder && !found.is_file() => {
+                return Err(format!(
+                    "`{path}` must be a plain file, since the output is a {kind}"
+                ));
+            }
+            Ok(_) => {}
+        }
+        let read = |name: &str| read_file(&full.join(name), &format!("{path}/{name}"));
+        Ok(match kind {
+            Kind::Table => {
+                let table = read_table(&full).map_err(|e| format!("`{path}`: {e}"))?;
+                match columns {
+                    Some(columns) => fit(&table, columns)?.into(),
+                    None => table.into(),
+                }
+            }
+            Kind::Model => {
+                let (card, weights) = (read("model.json")?, read("model.safetensors")?);
+                Model::from_files(&card.bytes, &weights.bytes)
+                    .map_err(|e| format!("`{path}`: {e}"))?
+                    .into()
+            }
+            Kind::Metrics => Metrics::from_json(&read_file(&full, path)?.bytes)
+                .map_err(|e| format!("`{path}`: {e}"))?
+                .into(),
+            Kind::Report => {
+                let bytes = read_file(&full, path)?.bytes;
+                let html = std::str::from_utf8(&bytes).map_err(|e| {
+                    format!("`{path}` is not UTF-8 from byte {} on", e.valid_up_to())
+                })?;
+                Report {
+                    html: html.to_owned(),
+                }
+                .into()
+            }
+            Kind::File => Artifact::File(Arc::new(read_file(&full, path)?)),
+            Kind::Files => {
+                let mut files = Files::new();
+                read_folder(&full, "", 0, &mut files).map_err(|e| format!("`{path}`: {e}"))?;
+                files.into()
+            }
+        })
+    }
+}
+
+/// The path of output `port`, relative to the folder.
+pub(super) fn output_path(port: &str, kind: Kind, format: TableFormat) -> String {
+    format!("outputs/{port}{}", extension(kind, format))
+}
+
+/// A path of `sources` in its plain form, if it stays in the workspace and out of our way.
+pub(super) fn source_path(text: &str) -> Result<String, String> {
+    let mut parts = Vec::new();
+    for part in Path::new(text).components() {
+        match part {
+            Component::Normal(part) => parts.push(part.to_str().unwrap_or_default()),
+            Component::CurDir => {}
+            _ => {
+                return Err(format!(
+                    "`{text}` must be a path relative to the workspace, and stay in it"
+                ));
+            }
+        }
+    }
+    match parts.first() {
+        None => Err(format!(
+            "`{text}` names no file or folder; the whole workspace cannot be a source"
+        )),
+        Some(first) if TAKEN.contains(first) => Err(format!(
+            "`{first}` is taken in the folder that the program runs in; give the source another name"
+        )),
+        Some(_) => Ok(parts.join("/")),
+    }
+}
+
+fn extension(kind: Kind, format: TableFormat) -> &'static str {
+    match (kind, format) {
+        (Kind::Table, TableFormat::Arrow) => ".arrow",
+        (Kind::Table, TableFormat::Parquet) => ".parquet",
+        (Kind::Metrics, _) => ".json",
+        (Kind::Report, _) => ".html",
+        (Kind::Model | Kind::File | Kind::Files, _) => "",
+    }
+}
+
+fn create_folder(path: &Path) -> Result<(), StageError> {
+    fs::create_dir_all(path)
+        .map_err(|e| StageError::io(format!("cannot create `{}`", path.display()), e))
+}
+
+fn place_one(path: &Path, artifact: &Artifact, format: TableFormat) -> Result<(), StageError> {
+    match artifact {
+        Artifact::Table(table) if format == TableFormat::Arrow => {
+            place_file(path, &table.to_ipc()?, false)
+        }
+        Artifact::Table(table) => place_file(path, &to_parquet(table)?, false),
+        Artifact::Model(model) => {
+            place_file(
+                &path.join("model.json"),
+                model.card_json().as_bytes(),
+                false,
+            )?;
+            place_file(&path.join("model.safetensors"), &model.weights()?, false)
+        }
+        Artifact::Metrics(metrics) => place_file(path, metrics.to_json().as_bytes(), false),
+        Artifact::Report(report) => place_file(path, report.html.as_bytes(), false),
+        Artifact::File(file) => place_file(path, &file.bytes, file.executable),
+        Artifact::Files(files) => {
+            create_folder(path)?;
+            files.iter().try_for_each(|(name, file)| {
+                place_file(&path.join(name), &file.bytes, file.executable)
+            })
+        }
+    }
+}
+
+fn place_file(path: &Path, bytes: &[u8], is_executable: bool) -> Result<(), StageError> {
+    if let Some(parent) = path.parent() {
+        create_folder(parent)?;
+    }
+    let mode = if is_executable { 0o555 } else { 0o444 };
+    File::create_new(path)
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.set_permissions(fs::Permissions::from_mode(mode))
+        })
+        .map_err(|e| StageError::io(format!("cannot write `{}`", path.display()), e))
+}
+
+/// Copies a file, a link as a link, a folder with all in it.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let kind = fs::symlink_metadata(from)?.file_type();
+    if kind.is_dir() {
+        fs::create_dir_all(to)?;
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            copy(&entry.path(), &to.join(entry.file_name()))?;
+        }
+        Ok(())
+    } else if kind.is_symlink() {
+        std::os::unix::fs::symlink(fs::read_link(from)?, to)
+    } else {
+        fs::copy(from, to).map(|_| ())
+    }
+}
+
+fn to_parquet(table: &Table) -> Result<Vec<u8>, StageError> {
+    let failed = |e| StageError::other("cannot write the table as Parquet", e);
+    let batch = table.arrow();
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).map_err(failed)?;
+    writer.write(batch).map_err(failed)?;
+    writer.into_inner().map_err(failed)
+}
+
+/// A table from an Arrow file, an Arrow stream or a Parquet file, brought to the canonical form.
+///
+/// Never through [`Table::from_ipc`], which trusts files that carry our header; a program may well copy that header from
+/// its input.
+fn read_table(path: &Path) -> Result<Table, String> {
+    let open = || File::open(path).map_err(|e| e.to_string());
+    let mut magic = [0; 6];
+    let mut file = open()?;
+    let length = read_up_to(&mut file, &mut magic).map_err(|e| e.to_string())?;
+    let text = |e: arrow::error::ArrowError| {
+        let message = e.to_string();
+        let is_compressed = message.contains("compression");
+        let hint = if is_compressed {
+            "; write it without compression, or as Parquet"
+        } else {
+            ""
+        };
+        format!("not a readable Arrow file: {message}{hint}")
+    };
+    let (schema, batches) = match &magic[..length] {
+        b"ARROW1" => {
+            let reader = FileReader::try_new_buffered(open()?, None).map_err(text)?;
+            (
+                reader.schema(),
+                reader
+                    .collect::<Result<Vec<RecordBatch>, _>>()
+                    .map_err(text)?,
+            )
+        }
+        [0xff, 0xff, 0xff, 0xff, ..] => {
+            let reader = StreamReader::try_new_buffered(open()?, None).map_err(text)?;
+            (
+                reader.schema(),
+                reader
+                    .collect::<Result<Vec<RecordBatch>, _>>()
+                    .map_err(text)?,
+            )
+        }
+        [b'P', b'A', b'R', b'1', ..] => {
+            let damaged = |e: &dyn std::fmt::Display| format!("not a readable Parquet file: {e}");
+            let builder =
+                ParquetRecordBatchReaderBuilder::try_new(open()?).map_err(|e| damaged(&e))?;
+            let schema = Arc::clone(builder.schema());
+            let reader = builder.build().map_err(|e| damaged(&e))?;
+            (
+                schema,
+                reader
+                    .collect::<Result<Vec<RecordBatch>, _>>()
+                    .map_err(|e| damaged(&e))?,
+            )
+        }
+        [] => {
+            return Err(
+                "the file is empty; a table is an Arrow or Parquet file, even without rows".into(),
+            );
+        }
+        _ => return Err("the file is neither Arrow IPC nor Parquet".into()),
+    };
+    let batch = concat_batches(&schema, &batches).map_err(text)?;
+    Table::from_arrow(&batch).map_err(|e| e.to_string())
+}
+
+fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match file.read(&mut buffer[length..])? {
+            0 => break,
+            n => length += n,
+        }
+    }
+    Ok(length)
+}
+
+/// The table with its columns in the declared order and with the declared units.
+fn fit(table: &Table, declared: &[DeclaredColumn]) -> Result<Table, String> {
+    let mut builder = Table::builder();
+    for column in declared {
+        let name = &column.name;
+        let found = table.columns().iter().position(|c| c.name == *name);
+        let Some(i) = found else {
+            return Err(format!(
+                "the table has no column `{name}`, which `columns` declares"
+            ));
+        };
+        let mut own = table.columns()[i].clone();
+        if own.column_type != column.column_type {
+            let (found, expected) = (own.column_type, column.column_type);
+            return Err(format!(
+                "column `{name}` is {found}, declared as {expected}"
+            ));
+        }
+        if !column.unit.is_empty() {
+            own.unit.clone_from(&column.unit);
+        }
+        builder = builder.push(own, Arc::clone(table.arrow().column(i)));
+    }
+    let is_declared = |name: &str| declared.iter().any(|c| c.name == name);
+    if let Some(extra) = table.columns().iter().find(|c| !is_declared(&c.name)) {
+        return Err(format!(
+            "the table has a column `{}`, which `columns` does not declare",
+            extra.name
+        ));
+    }
+    for (name, value) in table.facts() {
+        builder = builder.fact(name, value.clone());
+    }
+    builder.build().map_err(|e| e.to_string())
+}
+
+fn read_file(path: &Path, shown: &str) -> Result<FileContent, String> {
+    let failed = |e: io::Error| format!("cannot read `{shown}`: {e}");
+    let found = fs::symlink_metadata(path).map_err(failed)?;
+    if !found.is_file() {
+        return Err(format!("`{shown}` must be a plain file"));
+    }
+    let (bytes, _) = Bytes::read_any(path).map_err(failed)?;
+    Ok(FileContent {
+        bytes,
+        executable: found.permissions().mode() & 0o111 != 0,
+    })
+}
+
+fn read_folder(path: &Path, prefix: &str, depth: usize, files: &mut Files) -> Result<(), String> {
+    if depth > MAX_DEPTH {
+        return Err(format!("folders are nested deeper than {MAX_DEPTH}"));
+    }
+    for entry in fs::read_dir(path).map_err(|e| e.to_string())? {
+        let entry = entry.map_err(|e| e.to_string())?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let name = if prefix.is_empty() {
+            name
+        } else {
+            format!("{prefix}/{name}")
+        };
+        let kind = entry.file_type().map_err(|e| e.to_string())?;
+        if kind.is_dir() {
+            read_folder(&entry.path(), &name, depth + 1, files)?;
+        } else {
+            if files.len() == MAX_FILES {
+                return Err(format!("there are more than {MAX_FILES} files"));
+            }
+            files.insert(&name, read_file(&entry.path(), &name)?)?;
+        }
+    }
+    Ok(())
+}

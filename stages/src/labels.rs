@@ -1,0 +1,5 @@
+//! What a model is to learn: one module per kind of label.
+
+pub mod natron_v2;
+
+mod statistics;

@@ -1,0 +1,11 @@
+//! Training: the loop that `pretrain` and `finetune` share, its schedules, checkpoints and batches.
+
+mod checkpoint;
+pub(crate) mod class_weights;
+pub(crate) mod options;
+pub(crate) mod samples;
+mod schedule;
+pub(crate) mod trainer;
+
+#[cfg(test)]
+pub(crate) mod toy;

@@ -1,0 +1,151 @@
+//! What a dataset hands to a training stage: the feature matrix, the windows with their splits, and the scaler.
+
+use natron_artifacts::{Digest, Hasher, Scaler, StageContext, StageError, Table};
+use serde_json::Value;
+
+use crate::models::windows::WindowSource;
+
+/// The part of the history a window belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Split {
+    Train,
+    Validation,
+    Test,
+}
+
+impl Split {
+    /// The number that tables hold.
+    pub(crate) fn id(self) -> i64 {
+        match self {
+            Self::Train => 0,
+            Self::Validation => 1,
+            Self::Test => 2,
+        }
+    }
+}
+
+/// A dataset's windows, in the order of their table.
+pub(crate) struct Samples {
+    /// The matrix they are read from.
+    pub(crate) source: WindowSource,
+    /// The row of each window's last bar.
+    pub(crate) rows: Vec<usize>,
+    /// The close of that bar.
+    pub(crate) ts_ns: Vec<i64>,
+    /// Where each window belongs.
+    pub(crate) splits: Vec<Split>,
+    /// How many later bars the labels look at.
+    pub(crate) label_horizon_bars: u32,
+    /// How the features are computed from candles.
+    pub(crate) feature_plan: Value,
+    /// Digest of matrix and windows.
+    pub(crate) digest: Digest,
+}
+
+impl Samples {
+    /// Reads the ports `matrix` and `windows` and checks that every window is complete.
+    ///
+    /// # Errors
+    ///
+    /// What does not fit, by table, row and column.
+    pub(crate) fn read(context: &StageContext) -> Result<Self, StageError> {
+        let (matrix, windows) = (context.table("matrix")?, context.table("windows")?);
+        let fact = |name: &str| windows.fact(name).or_else(|| matrix.fact(name));
+        let bars = |name: &str| {
+            fact(name).and_then(Value::as_u64).ok_or_else(|| {
+                StageError::data(format!("the dataset's tables do not state `{name}`"))
+                    .with_help("take `matrix` and `windows` from a `dataset` stage")
+            })
+        };
+        let source = WindowSource::from_table(&matrix, bars("window_bars")? as usize)?;
+        let rows = whole_numbers(&windows, "row", matrix.n_rows())?;
+        source.check(&rows)?;
+        let splits = whole_numbers(&windows, "split", 3)?
+            .into_iter()
+            .map(|id| [Split::Train, Split::Validation, Split::Test][id])
+            .collect();
+        let part = |port: &str| context.input_digest(port).unwrap_or(Digest::of(b""));
+        let digest = Hasher::new("natron training data v1")
+            .part(part("matrix").as_bytes())
+            .part(part("windows").as_bytes())
+            .finish();
+        Ok(Self {
+            source,
+            rows,
+            ts_ns: windows.ts_ns()?.to_vec(),
+            splits,
+            label_horizon_bars: bars("label_horizon_bars")? as u32,
+            feature_plan: matrix.fact("feature_plan").cloned().unwrap_or(Value::Null),
+            digest,
+        })
+    }
+
+    /// Indices of the windows of `split`, ascending.
+    pub(crate) fn of(&self, split: Split) -> Vec<usize> {
+        (0..self.rows.len())
+            .filter(|&i| self.splits[i] == split)
+            .collect()
+    }
+
+    /// The inputs of the windows `items`, one after the other: \[items, bars, features\].
+    pub(crate) fn gather(&self, items: &[usize]) -> Vec<f32> {
+        let rows: Vec<usize> = items.iter().map(|&i| self.rows[i]).collect();
+        self.source.gather(&rows)
+    }
+}
+
+/// The column `name` as whole numbers below `limit`.
+pub(crate) fn whole_numbers(
+    table: &Table,
+    name: &str,
+    limit: usize,
+) -> Result<Vec<usize>, StageError> {
+    let values = table.numbers(name)?;
+    let whole = |(row, &value): (usize, &f64)| {
+        let number = value as usize;
+        if value.fract().abs() > 0.0 || value < 0.0 || number >= limit || value.is_nan() {
+            let message = format!(
+                "{value} is not a whole number from 0 to {}",
+                limit.saturating_sub(1)
+            );
+            return Err(StageError::data_at(row as u64, name, message));
+        }
+        Ok(number)
+    };
+    values.iter().enumerate().map(whole).collect()
+}
+
+/// The scaler at port `scaler`, in the order of `features`; `None` where nothing comes in.
+pub(crate) fn scaler(
+    context: &StageContext,
+    features: &[String],
+) -> Result<Option<Scaler>, StageError> {
+    if context.optional("scaler").is_none() {
+        return Ok(None);
+    }
+    let table = context.table("scaler")?;
+    let names = table.utf8("feature")?;
+    let (mean, scale) = (table.f64("mean")?, table.f64("scale")?);
+    let mut scaler = Scaler {
+        mean: Vec::new(),
+        scale: Vec::new(),
+    };
+    for feature in features {
+        let Some(i) = names.iter().position(|name| name == feature) else {
+            return Err(StageError::data(format!(
+                "the scaler has no row for feature `{feature}`"
+            )));
+        };
+        if !mean[i].is_finite() || !scale[i].is_finite() || scale[i] <= 0.0 {
+            let (mean, scale) = (mean[i], scale[i]);
+            return Err(StageError::data_at(
+                i as u64,
+                "scale",
+                format!("({mean}, {scale}) cannot scale `{feature}`"),
+            ));
+        }
+        scaler.mean.push(mean[i]);
+        scaler.scale.push(scale[i]);
+    }
+    Ok(Some(scaler))
+}

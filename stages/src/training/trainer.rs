@@ -1,0 +1,493 @@
+//! The training loop: shuffled batches, clipping, schedule, validation, early stopping, best weights, checkpoints.
+//!
+//! The loop's state is a function of the task, the options and the seed alone; a checkpoint holds all of it, so that a run
+//! that was interrupted at any step ends with the bits of one that was not.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use candle_core::{Tensor, backprop::GradStore};
+use natron_artifacts::{Metrics, Progress, StageContext, StageError, Tensor as Stored};
+use natron_kernels::adamw::{AdamW, global_norm, is_finite};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    checkpoint::{Checkpoints, Newest, Tensors},
+    options::TrainingOptions,
+    schedule::{Plateau, learning_rate},
+};
+use crate::models::{parameters::Parameters, tensor_error};
+
+/// Shortest time between two checkpoints.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Checkpoints may take this share of the time: the interval is at least so many times what the last one took.
+const INTERVAL_PER_COST: u32 = 30;
+
+/// A loss and the terms it is made of.
+pub(crate) struct Loss {
+    /// What is differentiated: a scalar.
+    pub(crate) total: Tensor,
+    /// The terms, unweighted, by name.
+    pub(crate) terms: Vec<(&'static str, f64)>,
+}
+
+/// What is trained.
+pub(crate) trait Task {
+    /// All trained parameters.
+    fn parameters(&self) -> &Parameters;
+
+    /// The loss of the training items `batch` at `step`.
+    fn loss(&self, batch: &[usize], step: u64) -> Result<Loss, StageError>;
+
+    /// The loss of the validation items `batch`, without anything random that depends on the step.
+    fn validation_loss(&self, batch: &[usize], index: u64) -> Result<Loss, StageError>;
+}
+
+/// How a training run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Outcome {
+    /// The weights of the epoch with the best validation loss.
+    pub(crate) best: BTreeMap<String, Stored>,
+    /// That epoch, from 1.
+    pub(crate) best_epoch: u32,
+    /// Its validation loss, or its training loss where there is nothing to validate on.
+    pub(crate) best_loss: f64,
+    /// Steps taken.
+    pub(crate) steps: u64,
+    /// Whether training ended before its last epoch.
+    pub(crate) stopped_early: bool,
+    /// What was measured, by name, one value an epoch.
+    pub(crate) curves: BTreeMap<String, Vec<f64>>,
+}
+
+impl Outcome {
+    /// The curves and how it ended.
+    pub(crate) fn metrics(&self) -> Result<Metrics, String> {
+        let mut metrics = Metrics::new();
+        for (name, values) in &self.curves {
+            metrics.set_series(&format!("curves.{name}"), values)?;
+        }
+        metrics.set_count("best_epoch", self.best_epoch.into())?;
+        metrics.set("best_loss", self.best_loss)?;
+        metrics.set_count("steps", self.steps)?;
+        metrics.set_count("stopped_early", self.stopped_early.into())?;
+        metrics.set_count(
+            "parameters",
+            self.best.values().map(|t| t.values.len() as u64).sum(),
+        )?;
+        Ok(metrics)
+    }
+}
+
+/// The loop. `train` and `validation` list the items of the task.
+pub(crate) struct Trainer<'a> {
+    pub(crate) options: &'a TrainingOptions,
+    pub(crate) train: &'a [usize],
+    pub(crate) validation: &'a [usize],
+}
+
+/// All but the tensors of a run between two steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct State {
+    /// Finished epochs.
+    epoch: u32,
+    /// Finished steps of the epoch under way: the cursor into its shuffled order.
+    cursor: u64,
+    /// Finished steps in all.
+    step: u64,
+    plateau: Plateau,
+    best_loss: Option<f64>,
+    best_epoch: u32,
+    epochs_without_progress: u32,
+    /// Sums over the finished steps of the epoch under way, by curve.
+    sums: BTreeMap<String, f64>,
+    curves: BTreeMap<String, Vec<f64>>,
+}
+
+/// First and second moments of every parameter.
+type Moments = BTreeMap<String, (Vec<f32>, Vec<f32>)>;
+
+impl Trainer<'_> {
+    /// Trains until the last epoch or early stopping, going on from the newest checkpoint of the same computation.
+    ///
+    /// # Errors
+    ///
+    /// [`StageError::Interrupted`] after a checkpoint when the run is cancelled; [`StageError::NonFinite`] with step and
+    /// tensor when a loss or gradient is not finite.
+    pub(crate) fn run(
+        &self,
+        task: &dyn Task,
+        context: &StageContext,
+    ) -> Result<Outcome, StageError> {
+        self.options.check()?;
+        if self.train.is_empty() {
+            return Err(StageError::data("there is no training window")
+                .with_help("give more bars, shorter windows or a smaller purge"));
+        }
+        let checkpoints = Checkpoints::new(context.checkpoints()?, context.identity());
+        let Newest { found, passed_over } = checkpoints.newest::<State>()?;
+        for message in passed_over {
+            context.warn(&message);
+        }
+        let mut run = Run::new(self, task, context, checkpoints);
+        if let Some((state, tensors)) = found {
+            context.log(&format!("going on from step {}", state.step));
+            run.restore(state, &tensors)?;
+        }
+        run.train()?;
+        Ok(run.finish())
+    }
+
+    fn epoch_size(&self) -> usize {
+        self.options
+            .windows_per_epoch
+            .unwrap_or(usize::MAX)
+            .min(self.train.len())
+    }
+
+    /// Steps of an epoch. What does not fill a batch is left out; the next epoch's order is another.
+    fn steps_per_epoch(&self) -> u64 {
+        (self.epoch_size() / self.options.batch).max(1) as u64
+    }
+
+    /// Validation batches; a rest of one item joins the batch before, since contrastive losses need two.
+    fn validation_batches(&self) -> impl Iterator<Item = &[usize]> {
+        let items = self.validation;
+        let size = self.options.batch.max(2);
+        let whole = if items.len() > size && items.len() % size == 1 {
+            items.len() - size - 1
+        } else {
+            items.len()
+        };
+        items[..whole]
+            .chunks(size)
+            .chain((whole < items.len()).then(|| &items[whole..]))
+    }
+}
+
+struct Run<'a> {
+    trainer: &'a Trainer<'a>,
+    task: &'a dyn Task,
+    context: &'a StageContext,
+    checkpoints: Checkpoints,
+    state: State,
+    moments: Moments,
+    best: BTreeMap<String, Stored>,
+    last_checkpoint: Instant,
+    interval: Duration,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        trainer: &'a Trainer<'a>,
+        task: &'a dyn Task,
+        context: &'a StageContext,
+        checkpoints: Checkpoints,
+    ) -> Self {
+        let moments = task
+            .parameters()
+            .iter()
+            .map(|(name, variable)| {
+                let n = variable.elem_count();
+                (name.to_owned(), (vec![0.0; n], vec![0.0; n]))
+            })
+            .collect();
+        Self {
+            trainer,
+            task,
+            context,
+            checkpoints,
+            state: State {
+                epoch: 0,
+                cursor: 0,
+                step: 0,
+                plateau: Plateau::new(),
+                best_loss: None,
+                best_epoch: 0,
+                epochs_without_progress: 0,
+                sums: BTreeMap::new(),
+                curves: BTreeMap::new(),
+            },
+            moments,
+            best: BTreeMap::new(),
+            last_checkpoint: Instant::now(),
+            interval: SHORTEST_INTERVAL,
+        }
+    }
+
+    fn train(&mut self) -> Result<(), StageError> {
+        while self.state.epoch < self.trainer.options.epochs && !self.is_stopped_early() {
+            self.epoch()?;
+        }
+        Ok(())
+    }
+
+    fn is_stopped_early(&self) -> bool {
+        self.trainer
+            .options
+            .early_stop_epochs
+            .is_some_and(|limit| self.state.epochs_without_progress >= limit)
+    }
+
+    fn epoch(&mut self) -> Result<(), StageError> {
+        let order = self.order();
+        let steps = self.trainer.steps_per_epoch();
+        let batch = self.trainer.options.batch.min(order.len());
+        while self.state.cursor < steps {
+            self.stop_if_cancelled()?;
+            let start = self.state.cursor as usize * batch;
+            self.step(&order[start..start + batch], steps)?;
+            if self.last_checkpoint.elapsed() >= self.interval {
+                self.write_checkpoint()?;
+            }
+        }
+        self.end_epoch(steps)
+    }
+
+    /// Writes a checkpoint and stops, if somebody asked to stop.
+    fn stop_if_cancelled(&mut self) -> Result<(), StageError> {
+        if self.context.cancel().is_set() {
+            self.write_checkpoint()?;
+            return Err(StageError::Interrupted);
+        }
+        Ok(())
+    }
+
+    /// The items of the epoch under way in its order, which depends on the seed and the epoch alone.
+    fn order(&self) -> Vec<usize> {
+        let mut order = self.trainer.train.to_vec();
+        self.context
+            .stream(&format!("shuffle/{}", self.state.epoch))
+            .shuffle(&mut order);
+        order.truncate(self.trainer.epoch_size());
+        order
+    }
+
+    fn step(&mut self, batch: &[usize], steps: u64) -> Result<(), StageError> {
+        let options = self.trainer.options;
+        let loss = self.task.loss(batch, self.state.step)?;
+        let value = self.finite_value(&loss)?;
+        let gradients = loss.total.backward().map_err(tensor_error)?;
+        let norm = self.gradient_norm(&gradients)?;
+        let scale = match options.clip_norm {
+            Some(limit) if norm > limit => limit / norm,
+            _ => 1.0,
+        };
+        let rate = learning_rate(options, &self.state.plateau, self.state.step, steps);
+        let optimizer = AdamW::new(rate, options.weight_decay);
+        let parameters = self.task.parameters();
+        for (name, variable) in parameters.iter() {
+            let (first, second) = self
+                .moments
+                .get_mut(name)
+                .expect("every parameter has moments");
+            if let Some(gradient) = gradients.get(variable) {
+                optimizer
+                    .update(
+                        variable,
+                        gradient,
+                        scale,
+                        self.state.step + 1,
+                        (first, second),
+                    )
+                    .map_err(tensor_error)?;
+            }
+        }
+        self.state.step += 1;
+        self.state.cursor += 1;
+        let terms = loss
+            .terms
+            .iter()
+            .map(|&(name, value)| (format!("train.{name}"), value));
+        let measured = [
+            ("train.loss".to_owned(), value),
+            ("gradient_norm".to_owned(), norm),
+            ("learning_rate".to_owned(), rate),
+        ];
+        for (name, value) in measured.into_iter().chain(terms) {
+            *self.state.sums.entry(name).or_insert(0.0) += value;
+        }
+        self.report(value, steps);
+        Ok(())
+    }
+
+    fn finite_value(&self, loss: &Loss) -> Result<f64, StageError> {
+        let value = f64::from(loss.total.to_scalar::<f32>().map_err(tensor_error)?);
+        if value.is_finite() {
+            return Ok(value);
+        }
+        let step = self.state.step;
+        let term = loss.terms.iter().find(|(_, value)| !value.is_finite());
+        let term = term.map_or(String::new(), |(name, value)| {
+            format!(" (term `{name}` is {value})")
+        });
+        Err(StageError::NonFinite {
+            message: format!("the loss is {value} at step {step}{term}"),
+        })
+    }
+
+    fn gradient_norm(&self, gradients: &GradStore) -> Result<f64, StageError> {
+        let parameters = self.task.parameters();
+        let all = parameters
+            .iter()
+            .filter_map(|(_, variable)| gradients.get(variable));
+        let norm = global_norm(all).map_err(tensor_error)?;
+        if norm.is_finite() {
+            return Ok(norm);
+        }
+        let step = self.state.step;
+        for (name, variable) in parameters.iter() {
+            if let Some(gradient) = gradients.get(variable)
+                && !is_finite(gradient).map_err(tensor_error)?
+            {
+                return Err(StageError::NonFinite {
+                    message: format!("the gradient of `{name}` is not finite at step {step}"),
+                });
+            }
+        }
+        Err(StageError::NonFinite {
+            message: format!("the gradients' norm is {norm} at step {step}"),
+        })
+    }
+
+    fn report(&self, loss: f64, steps: u64) {
+        let epochs = self.trainer.options.epochs;
+        let best = self
+            .state
+            .best_loss
+            .map_or(String::new(), |best| format!(", best {best:.4}"));
+        let epoch = (self.state.epoch + 1).min(epochs);
+        self.context.progress(&Progress {
+            done: self.state.step,
+            total: Some(u64::from(epochs) * steps),
+            unit: "steps",
+            loss: Some(loss),
+            note: format!("epoch {epoch}/{epochs}{best}"),
+        });
+    }
+
+    fn end_epoch(&mut self, steps: u64) -> Result<(), StageError> {
+        let validated = self.validate()?;
+        let sums = std::mem::take(&mut self.state.sums);
+        let mut measured: BTreeMap<String, f64> = sums
+            .into_iter()
+            .map(|(name, sum)| (name, sum / steps as f64))
+            .collect();
+        measured.extend(validated);
+        let loss = measured
+            .get("validation.loss")
+            .or_else(|| measured.get("train.loss"))
+            .copied();
+        let loss = loss.expect("an epoch has at least one step");
+        self.state.plateau.observe(loss, self.trainer.options);
+        self.state.epoch += 1;
+        self.state.cursor = 0;
+        if self.state.best_loss.is_none_or(|best| loss < best) {
+            self.state.best_loss = Some(loss);
+            self.state.best_epoch = self.state.epoch;
+            self.state.epochs_without_progress = 0;
+            self.best = self.task.parameters().to_stored()?;
+        } else {
+            self.state.epochs_without_progress += 1;
+        }
+        for (name, value) in measured {
+            self.context
+                .metric(&name, u64::from(self.state.epoch), value);
+            self.state.curves.entry(name).or_default().push(value);
+        }
+        Ok(())
+    }
+
+    /// Means over the validation items, by curve; nothing where there are none.
+    fn validate(&mut self) -> Result<BTreeMap<String, f64>, StageError> {
+        let mut sums = BTreeMap::new();
+        let mut count = 0;
+        let trainer = self.trainer;
+        for (index, batch) in trainer.validation_batches().enumerate() {
+            self.stop_if_cancelled()?;
+            let loss = self.task.validation_loss(batch, index as u64)?;
+            let value = self.finite_value(&loss)?;
+            let terms = loss
+                .terms
+                .iter()
+                .map(|&(name, value)| (format!("validation.{name}"), value));
+            for (name, value) in std::iter::once(("validation.loss".to_owned(), value)).chain(terms)
+            {
+                *sums.entry(name).or_insert(0.0) += value * batch.len() as f64;
+            }
+            count += batch.len();
+        }
+        for sum in sums.values_mut() {
+            *sum /= count as f64;
+        }
+        Ok(sums)
+    }
+
+    fn write_checkpoint(&mut self) -> Result<(), StageError> {
+        let start = Instant::now();
+        let mut tensors = Tensors::new();
+        let parameters = self.task.parameters().to_stored()?;
+        for (name, tensor) in parameters {
+            let (first, second) = &self.moments[&name];
+            let moment = |values: &Vec<f32>| Stored {
+                shape: tensor.shape.clone(),
+                values: values.clone(),
+            };
+            tensors.insert(format!("first/{name}"), moment(first));
+            tensors.insert(format!("second/{name}"), moment(second));
+            tensors.insert(format!("parameter/{name}"), tensor);
+        }
+        tensors.extend(
+            self.best
+                .iter()
+                .map(|(name, tensor)| (format!("best/{name}"), tensor.clone())),
+        );
+        self.checkpoints
+            .write(self.state.step, &self.state, &tensors)?;
+        self.last_checkpoint = Instant::now();
+        self.interval = SHORTEST_INTERVAL.max(start.elapsed() * INTERVAL_PER_COST);
+        Ok(())
+    }
+
+    fn restore(&mut self, state: State, tensors: &Tensors) -> Result<(), StageError> {
+        let part = |prefix: &str| -> Tensors {
+            tensors
+                .iter()
+                .filter_map(|(name, tensor)| {
+                    Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()))
+                })
+                .collect()
+        };
+        let (mut first, mut second) = (part("first/"), part("second/"));
+        for (name, moments) in &mut self.moments {
+            let (Some(m), Some(v)) = (first.remove(name), second.remove(name)) else {
+                return Err(StageError::data(format!(
+                    "the checkpoint has no moments of `{name}`"
+                )));
+            };
+            *moments = (m.values, v.values);
+        }
+        self.task.parameters().set(&part("parameter/"))?;
+        self.best = part("best/");
+        self.state = state;
+        Ok(())
+    }
+
+    fn finish(self) -> Outcome {
+        let stopped_early = self.state.epoch < self.trainer.options.epochs;
+        Outcome {
+            best: self.best,
+            best_epoch: self.state.best_epoch,
+            best_loss: self
+                .state
+                .best_loss
+                .expect("at least one epoch was trained"),
+            steps: self.state.step,
+            stopped_early,
+            curves: self.state.curves,
+        }
+    }
+}

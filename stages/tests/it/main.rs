@@ -1,0 +1,3 @@
+//! Tests of the stages as others see them: through the registry.
+
+mod python_stage;

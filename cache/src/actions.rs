@@ -13,7 +13,9 @@ use std::{
 use natron_artifacts::{Digest, Manifest};
 use serde::{Deserialize, Serialize};
 
-use crate::{Durability, EntryKind, Ingredients, StageKey, Storage, StorageFile, StoreError};
+use crate::{
+    Durability, EntryKind, Ingredients, StageKey, Storage, StorageFile, StoreError, writer::Writer,
+};
 
 const MAGIC: [u8; 4] = [0xF7, b'N', b'A', 1];
 const HEADER: usize = 4 + 4 + 8 + 32 + 4;
@@ -271,6 +273,86 @@ impl Actions {
         Ok(())
     }
 
+    /// How many segments there are.
+    pub(crate) fn segments(&self) -> usize {
+        self.index().scanned.len()
+    }
+
+    /// Puts the latest records that `keep` names into one new segment and removes all others. Nobody else may be at work.
+    pub(crate) fn compact(
+        &self,
+        writer: &Writer,
+        keep: impl Fn(&StageKey) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let (segment, made) = &mut *own;
+        let old: Vec<_> = self.index().scanned.keys().cloned().collect();
+        let temporary = writer.fresh_path();
+        let written = self.write_compacted(&temporary, keep);
+        if written.is_err() {
+            let _ = self.storage.remove(&temporary);
+        }
+        written?;
+        let name = format!("{}.{made}.seg", writer.name);
+        *made += 1;
+        let path = self.directory.join(name);
+        self.storage
+            .rename(&temporary, &path)
+            .map_err(StoreError::io("rename to", &path))?;
+        self.sync_directory()?;
+        // From here on the old segments say nothing that the new one does not, or that is to be forgotten.
+        *segment = None;
+        for name in old {
+            let path = self.directory.join(&*name);
+            self.storage
+                .remove(&path)
+                .map_err(StoreError::io("remove", &path))?;
+        }
+        self.sync_directory()?;
+        *self.index() = Index::default();
+        self.refresh()
+    }
+
+    fn write_compacted(
+        &self,
+        temporary: &Path,
+        keep: impl Fn(&StageKey) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut locations: Vec<_> = {
+            let index = self.index();
+            let kept = index.latest.iter().filter(|(key, _)| keep(key));
+            kept.map(|(_, location)| location.clone()).collect()
+        };
+        // In the order in which they lie, so that each segment is read from front to back.
+        locations.sort_by(|a, b| (&a.segment, a.offset).cmp(&(&b.segment, b.offset)));
+        let mut file = self
+            .storage
+            .create(temporary)
+            .map_err(StoreError::io("create", temporary))?;
+        for location in locations {
+            let path = self.directory.join(&*location.segment);
+            let frame = self
+                .storage
+                .read(&path, location.offset, location.length)
+                .map_err(StoreError::io("read", &path))?;
+            file.write_all(&frame)
+                .map_err(StoreError::io("write", temporary))?;
+        }
+        if self.durability == Durability::Full {
+            file.sync().map_err(StoreError::io("flush", temporary))?;
+        }
+        Ok(())
+    }
+
+    fn sync_directory(&self) -> Result<(), StoreError> {
+        if self.durability == Durability::None {
+            return Ok(());
+        }
+        self.storage
+            .sync_directory(&self.directory)
+            .map_err(StoreError::io("flush", &self.directory))
+    }
+
     fn new_segment(&self, writer: &str, made: &mut u64) -> Result<Segment, StoreError> {
         let name = format!("{writer}.{made}.seg");
         *made += 1;
@@ -279,11 +361,7 @@ impl Actions {
             .storage
             .create(&path)
             .map_err(StoreError::io("create", &path))?;
-        if self.durability == Durability::Full {
-            self.storage
-                .sync_directory(&self.directory)
-                .map_err(StoreError::io("flush", &self.directory))?;
-        }
+        self.sync_directory()?;
         Ok(Segment {
             name: name.into(),
             file,

@@ -1,1 +1,350 @@
-//! Recording.
+//! What a loss of power can leave of the store: all effects on the file system are recorded, and every state that a disk
+//! may be in after any prefix of them is built anew, for a test to open.
+//!
+//! The model: bytes that were not flushed may be lost, cut in half, zero or there; names that were not flushed may be lost,
+//! there up to a point, there from a point on (disks reorder), or all there. What was flushed is there. A rename is one step.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use natron_artifacts::{Bytes, Digest};
+
+use crate::{Disk, Entry, Storage, StorageFile};
+
+/// One effect on the file system. Paths are relative to the recorder's root; files are numbered as they are created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// A directory appears.
+    CreateDirectory(PathBuf),
+    /// An empty file appears.
+    Create(PathBuf, usize),
+    /// Bytes are appended to a file.
+    Write(usize, Vec<u8>),
+    /// A file's bytes are on the disk.
+    Sync(usize),
+    /// Something gets another name.
+    Rename(PathBuf, PathBuf),
+    /// A file goes.
+    Remove(PathBuf),
+    /// A directory goes with all below it.
+    RemoveDirectory(PathBuf),
+    /// A directory's names are on the disk.
+    SyncDirectory(PathBuf),
+    /// A test's note of what has been promised until here.
+    Mark(String),
+}
+
+/// A storage that does everything on the disk and notes it down.
+#[derive(Debug)]
+pub struct Recorder {
+    root: PathBuf,
+    log: Log,
+}
+
+type Log = Arc<Mutex<(Vec<Effect>, usize)>>;
+
+#[derive(Debug)]
+struct RecordedFile {
+    inner: Box<dyn StorageFile>,
+    number: usize,
+    log: Log,
+}
+
+impl Recorder {
+    /// A recorder of what happens below `root`.
+    pub fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            log: Log::default(),
+        }
+    }
+
+    /// Notes that something has been promised.
+    pub fn mark(&self, what: impl Into<String>) {
+        self.note(Effect::Mark(what.into()));
+    }
+
+    /// All that happened.
+    pub fn effects(&self) -> Vec<Effect> {
+        lock(&self.log).0.clone()
+    }
+
+    fn note(&self, effect: Effect) {
+        lock(&self.log).0.push(effect);
+    }
+
+    fn relative(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.root).unwrap_or(path).to_owned()
+    }
+}
+
+fn lock(log: &Log) -> MutexGuard<'_, (Vec<Effect>, usize)> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Write for RecordedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        let effect = Effect::Write(self.number, bytes[..n].to_vec());
+        lock(&self.log).0.push(effect);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl StorageFile for RecordedFile {
+    fn sync(&mut self) -> io::Result<()> {
+        // The disk is not asked: only what was asked of it counts here.
+        lock(&self.log).0.push(Effect::Sync(self.number));
+        Ok(())
+    }
+}
+
+impl Storage for Recorder {
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        let is_new = !path.exists();
+        Disk.create_directory(path)?;
+        if is_new {
+            self.note(Effect::CreateDirectory(self.relative(path)));
+        }
+        Ok(())
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
+        let inner = Disk.create(path)?;
+        let mut log = lock(&self.log);
+        let number = log.1;
+        log.1 += 1;
+        log.0.push(Effect::Create(self.relative(path), number));
+        Ok(Box::new(RecordedFile {
+            inner,
+            number,
+            log: Arc::clone(&self.log),
+        }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Disk.rename(from, to)?;
+        self.note(Effect::Rename(self.relative(from), self.relative(to)));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        Disk.remove(path)?;
+        self.note(Effect::Remove(self.relative(path)));
+        Ok(())
+    }
+
+    fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        Disk.remove_directory(path)?;
+        self.note(Effect::RemoveDirectory(self.relative(path)));
+        Ok(())
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.note(Effect::SyncDirectory(self.relative(path)));
+        Ok(())
+    }
+
+    fn set_read_only(&self, path: &Path) -> io::Result<()> {
+        Disk.set_read_only(path)
+    }
+
+    fn entry(&self, path: &Path) -> io::Result<Option<Entry>> {
+        Disk.entry(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        Disk.list(path)
+    }
+
+    fn read(&self, path: &Path, offset: u64, length: u64) -> io::Result<Vec<u8>> {
+        Disk.read(path, offset, length)
+    }
+
+    fn read_all(&self, path: &Path) -> io::Result<(Bytes, Digest)> {
+        Disk.read_all(path)
+    }
+}
+
+/// A state that the disk may be in: directories, and files with their bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Image {
+    /// By path; nothing for a directory.
+    pub entries: BTreeMap<PathBuf, Option<Vec<u8>>>,
+}
+
+impl Image {
+    /// Builds the state below `root`.
+    pub fn write_to(&self, root: &Path) -> io::Result<()> {
+        for (path, content) in &self.entries {
+            match content {
+                None => fs::create_dir_all(root.join(path))?,
+                Some(bytes) => fs::write(root.join(path), bytes)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Unflushed {
+    Lost,
+    Half,
+    Zero,
+    There,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Names {
+    Lost,
+    FirstHalf,
+    LastHalf,
+    There,
+}
+
+/// Every state after every prefix of `effects`, each once for each set of promises made until then.
+pub fn crash_states(effects: &[Effect]) -> Vec<(Image, Vec<String>)> {
+    let mut states = BTreeSet::new();
+    for end in 0..=effects.len() {
+        let prefix = &effects[..end];
+        let promises: Vec<String> = prefix
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Mark(what) => Some(what.clone()),
+                _ => None,
+            })
+            .collect();
+        for unflushed in [
+            Unflushed::Lost,
+            Unflushed::Half,
+            Unflushed::Zero,
+            Unflushed::There,
+        ] {
+            for names in [Names::Lost, Names::FirstHalf, Names::LastHalf, Names::There] {
+                states.insert((image(prefix, unflushed, names), promises.clone()));
+            }
+        }
+    }
+    states.into_iter().collect()
+}
+
+fn image(effects: &[Effect], unflushed: Unflushed, names: Names) -> Image {
+    let contents = contents(effects, unflushed);
+    // Which changes of names are on the disk for sure: those whose directory was flushed later.
+    let directory_of = |effect: &Effect| match effect {
+        Effect::CreateDirectory(path)
+        | Effect::Create(path, _)
+        | Effect::Remove(path)
+        | Effect::RemoveDirectory(path)
+        | Effect::Rename(_, path) => path.parent().map(Path::to_owned),
+        _ => None,
+    };
+    let is_flushed = |i: usize, directory: &Path| {
+        effects[i..]
+            .iter()
+            .any(|later| matches!(later, Effect::SyncDirectory(path) if path == directory))
+    };
+    let open: Vec<usize> = (0..effects.len())
+        .filter(|&i| directory_of(&effects[i]).is_some_and(|directory| !is_flushed(i, &directory)))
+        .collect();
+    let lost: BTreeSet<usize> = match names {
+        Names::Lost => open.into_iter().collect(),
+        Names::FirstHalf => open[open.len().div_ceil(2)..].iter().copied().collect(),
+        Names::LastHalf => open[..open.len().div_ceil(2)].iter().copied().collect(),
+        Names::There => BTreeSet::new(),
+    };
+
+    // What every name means as the program saw it, and what it means on the disk.
+    let mut seen: BTreeMap<&Path, Option<usize>> = BTreeMap::new();
+    let mut kept: BTreeMap<&Path, Option<usize>> = BTreeMap::new();
+    for (i, effect) in effects.iter().enumerate() {
+        let is_kept = !lost.contains(&i);
+        match effect {
+            Effect::CreateDirectory(path) => {
+                seen.insert(path, None);
+                if is_kept {
+                    kept.insert(path, None);
+                }
+            }
+            Effect::Create(path, number) => {
+                seen.insert(path, Some(*number));
+                if is_kept {
+                    kept.insert(path, Some(*number));
+                }
+            }
+            Effect::Rename(from, to) => {
+                let what = seen.remove(from.as_path()).flatten();
+                seen.insert(to, what);
+                if is_kept {
+                    kept.remove(from.as_path());
+                    kept.insert(to, what);
+                }
+            }
+            Effect::Remove(path) => {
+                seen.remove(path.as_path());
+                if is_kept {
+                    kept.remove(path.as_path());
+                }
+            }
+            Effect::RemoveDirectory(path) => {
+                seen.retain(|name, _| !name.starts_with(path));
+                if is_kept {
+                    kept.retain(|name, _| !name.starts_with(path));
+                }
+            }
+            _ => {}
+        }
+    }
+    // Names below a directory that is not there are not there.
+    let mut image = Image::default();
+    for (path, what) in kept {
+        let above = path.parent().unwrap_or(Path::new(""));
+        if above == Path::new("") || image.entries.contains_key(above) {
+            let content = what.map(|number| contents[&number].clone());
+            image.entries.insert(path.to_owned(), content);
+        }
+    }
+    image
+}
+
+fn contents(effects: &[Effect], unflushed: Unflushed) -> BTreeMap<usize, Vec<u8>> {
+    let mut files: BTreeMap<usize, (Vec<u8>, usize)> = BTreeMap::new();
+    for effect in effects {
+        match effect {
+            Effect::Create(_, number) => {
+                files.insert(*number, (Vec::new(), 0));
+            }
+            Effect::Write(number, bytes) => {
+                let file = files.entry(*number).or_default();
+                file.0.extend(bytes);
+            }
+            Effect::Sync(number) => {
+                let file = files.entry(*number).or_default();
+                file.1 = file.0.len();
+            }
+            _ => {}
+        }
+    }
+    let after_crash = |(mut bytes, flushed): (Vec<u8>, usize)| {
+        match unflushed {
+            Unflushed::Lost => bytes.truncate(flushed),
+            Unflushed::Half => bytes.truncate(flushed + (bytes.len() - flushed) / 2),
+            Unflushed::Zero => bytes[flushed..].fill(0),
+            Unflushed::There => {}
+        }
+        bytes
+    };
+    files
+        .into_iter()
+        .map(|(number, file)| (number, after_crash(file)))
+        .collect()
+}

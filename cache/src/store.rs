@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
     path::{Path, PathBuf},
     sync::{
@@ -30,6 +30,8 @@ const VERSION: u32 = 1;
 const REFRESH_EVERY: Duration = Duration::from_millis(50);
 /// Staged results are flushed together, at the latest when this many files wait (each holds a descriptor).
 const FLUSH_FILES: usize = 128;
+/// When the store has more segments of records than this, whoever opens it alone makes one of them.
+const MOST_SEGMENTS: usize = 64;
 
 /// A content-addressed store with the records of what made its content. Any number of processes may share one; all methods
 /// may be called from any thread.
@@ -137,11 +139,11 @@ impl Store {
             None
         } else {
             writer::sweep(&tmp).map_err(StoreError::io("sweep", &tmp))?;
-            Some(Writer::enlist(&tmp).map_err(StoreError::io("enlist in", &tmp))?)
+            Some(Writer::enlist(&*storage, &tmp).map_err(StoreError::io("enlist in", &tmp))?)
         };
         let actions = Actions::new(Arc::clone(&storage), durability, root.join("ac"));
         actions.refresh()?;
-        Ok(Self {
+        let store = Self {
             objects: Objects::new(Arc::clone(&storage), durability, root.clone()),
             actions,
             storage,
@@ -153,7 +155,17 @@ impl Store {
             flushing: Mutex::default(),
             next_scratch: AtomicU64::new(0),
             root,
-        })
+        };
+        if let Ok(writer) = store.writer()
+            && store.actions.segments() > MOST_SEGMENTS
+        {
+            // Nothing is lost when somebody else is at work: the next one to open the store alone does it.
+            store.exclusively(|| {
+                store.actions.refresh()?;
+                store.actions.compact(writer, |_| true)
+            })?;
+        }
+        Ok(store)
     }
 
     /// Whether results cannot be kept.
@@ -435,16 +447,34 @@ impl Store {
         &*self.storage
     }
 
-    pub(crate) fn durability(&self) -> Durability {
-        self.durability
-    }
-
     pub(crate) fn actions(&self) -> &Actions {
         &self.actions
     }
 
-    pub(crate) fn generation(&self) -> &File {
-        &self.generation
+    /// Does something while nobody else has the store open; nothing if somebody has.
+    ///
+    /// Others may come in between the two locks, but then the second one is refused.
+    pub(crate) fn exclusively<T>(
+        &self,
+        action: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let path = self.root.join("generation");
+        self.generation
+            .unlock()
+            .map_err(StoreError::io("unlock", &path))?;
+        let result = match self.generation.try_lock() {
+            Ok(()) => {
+                let result = action().map(Some);
+                let _ = self.generation.unlock();
+                result
+            }
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path)(error)),
+        };
+        self.generation
+            .lock_shared()
+            .map_err(StoreError::io("lock", &path))?;
+        result
     }
 
     pub(crate) fn writer(&self) -> Result<&Writer, StoreError> {
@@ -640,6 +670,17 @@ impl Drop for Scratch {
     }
 }
 
+/// Removes a file, link or directory.
+pub(crate) fn remove_any(storage: &dyn Storage, path: &Path) -> Result<(), StoreError> {
+    let removed = match storage.entry(path) {
+        Ok(None) => Ok(()),
+        Ok(Some(entry)) if entry.kind == EntryKind::Directory => storage.remove_directory(path),
+        Ok(Some(_)) => storage.remove(path),
+        Err(error) => Err(error),
+    };
+    removed.map_err(StoreError::io("remove", path))
+}
+
 fn is_refused(kind: io::ErrorKind) -> bool {
     matches!(
         kind,
@@ -758,4 +799,296 @@ fn replace(
             .map_err(StoreError::io("flush", directory))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use natron_artifacts::{FileContent, Files, Kind, Metrics};
+    use serde_json::json;
+
+    use super::*;
+
+    fn ingredients(seed: u64) -> Ingredients {
+        let mut ingredients = Ingredients::new("toy", "c0de");
+        ingredients.parameters = json!({"learning_rate": 1e-4});
+        ingredients.seed = seed;
+        ingredients.outputs.insert("files".into(), Kind::Files);
+        ingredients
+    }
+
+    fn files(content: &str) -> Artifact {
+        let mut files = Files::new();
+        for (name, text) in [("a.txt", content), ("b/c.txt", "always")] {
+            let content = FileContent {
+                bytes: Bytes::from(text.as_bytes()),
+                executable: false,
+            };
+            files.insert(name, content).unwrap();
+        }
+        files.into()
+    }
+
+    fn outputs(content: &str) -> BTreeMap<String, Sealed> {
+        let mut metrics = Metrics::new();
+        metrics.set("auc", 0.5).unwrap();
+        BTreeMap::from([
+            ("files".to_owned(), files(content).seal().unwrap()),
+            (
+                "metrics".to_owned(),
+                Artifact::from(metrics).seal().unwrap(),
+            ),
+        ])
+    }
+
+    fn open(root: &Path) -> Store {
+        Store::open(root, Durability::None).unwrap()
+    }
+
+    fn commit(store: &Store, seed: u64, content: &str) -> Committed {
+        let execution = Execution {
+            seconds: 1.5,
+            ..Execution::default()
+        };
+        store
+            .commit(ingredients(seed), &outputs(content), execution, b"a log")
+            .unwrap()
+    }
+
+    fn object_file(store: &Store, record: &Record) -> PathBuf {
+        store.object_path(&record.outputs["files"].files[0].digest)
+    }
+
+    #[test]
+    fn a_committed_result_is_a_hit_for_everybody() {
+        let root = tempfile::tempdir().unwrap();
+        let (a, b) = (open(root.path()), open(root.path()));
+        let key = ingredients(1).key();
+        assert_eq!(b.lookup(&key).unwrap(), None);
+
+        let committed = commit(&a, 1, "x");
+
+        assert_eq!(a.lookup(&key).unwrap().unwrap(), *committed.record);
+        assert_eq!(b.lookup_fresh(&key).unwrap().unwrap(), *committed.record);
+        let c = open(root.path());
+        let record = c.lookup(&key).unwrap().unwrap();
+        assert_eq!(
+            c.open_artifact(&record.outputs["files"]).unwrap(),
+            files("x")
+        );
+        assert_eq!(&*c.read(&record.execution.log.unwrap()).unwrap(), b"a log");
+        assert_eq!(c.lookup(&ingredients(2).key()).unwrap(), None);
+        let mode = fs::metadata(object_file(&c, &record))
+            .unwrap()
+            .permissions();
+        assert_eq!(mode.mode() & 0o777, 0o444);
+    }
+
+    #[test]
+    fn another_result_for_the_same_key_is_reported() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+
+        let first = commit(&store, 1, "x");
+        assert!(first.contradicts.is_none());
+        assert!(commit(&store, 1, "x").contradicts.is_none());
+        let third = commit(&store, 1, "y");
+        assert_eq!(third.contradicts.unwrap().outputs, first.record.outputs);
+        let latest = store.lookup(&ingredients(1).key()).unwrap().unwrap();
+        assert_eq!(latest, *third.record);
+    }
+
+    #[test]
+    fn damage_is_noticed_quarantined_and_healed() {
+        for damage in ["flip", "cut", "grow", "empty", "gone", "link", "folder"] {
+            let root = tempfile::tempdir().unwrap();
+            let store = open(root.path());
+            let record = commit(&store, 1, "content").record;
+            let key = record.key;
+            let path = object_file(&store, &record);
+            let modified = fs::metadata(&path).unwrap().modified().unwrap();
+            fs::remove_file(&path).unwrap();
+            match damage {
+                "flip" => fs::write(&path, "cOntent").unwrap(),
+                "cut" => fs::write(&path, "conten").unwrap(),
+                "grow" => fs::write(&path, "contents").unwrap(),
+                "empty" => fs::write(&path, "").unwrap(),
+                "link" => std::os::unix::fs::symlink("/etc/hostname", &path).unwrap(),
+                "folder" => fs::create_dir(&path).unwrap(),
+                _ => {}
+            }
+            if damage == "flip" {
+                // Size and time are what they were: only the content tells.
+                let file = File::options().write(true).open(&path).unwrap();
+                file.set_modified(modified).unwrap();
+                assert!(store.lookup(&key).unwrap().is_some());
+            } else {
+                assert_eq!(store.lookup(&key).unwrap(), None, "{damage}");
+            }
+
+            let error = store.open_artifact(&record.outputs["files"]).unwrap_err();
+            assert!(error.is_missing(), "{damage}: {error}");
+            if damage == "gone" {
+                assert!(matches!(error, StoreError::Missing { .. }));
+            } else {
+                let StoreError::Damaged { quarantined, .. } = error else {
+                    panic!("{damage}: {error}")
+                };
+                let there = quarantined.unwrap();
+                assert!(there.symlink_metadata().is_ok(), "{damage}");
+            }
+            assert_eq!(store.lookup(&key).unwrap(), None, "{damage}");
+
+            commit(&store, 1, "content");
+            let again = store.lookup(&key).unwrap().unwrap();
+            assert_eq!(
+                store.open_artifact(&again.outputs["files"]).unwrap(),
+                files("content")
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_commit_finds_damaged_is_kept_aside() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let record = commit(&store, 1, "content").record;
+        let path = object_file(&store, &record);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "something else").unwrap();
+
+        commit(&store, 1, "content");
+
+        assert_eq!(fs::read(&path).unwrap(), b"content");
+        let kept = fs::read_dir(store.root().join("quarantine")).unwrap();
+        let kept: Vec<_> = kept
+            .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+            .collect();
+        assert_eq!(kept, [b"something else"]);
+    }
+
+    #[test]
+    fn staged_results_appear_with_the_flush() {
+        let root = tempfile::tempdir().unwrap();
+        let (store, other) = (open(root.path()), open(root.path()));
+        for seed in 0..10 {
+            let content = seed.to_string();
+            store
+                .stage(
+                    ingredients(seed),
+                    &outputs(&content),
+                    Execution::default(),
+                    b"",
+                )
+                .unwrap();
+        }
+        assert_eq!(store.lookup(&ingredients(3).key()).unwrap(), None);
+
+        // A reader of the same process may ask for an object before.
+        let sealed = files("4").seal().unwrap();
+        assert_eq!(store.open_artifact(&sealed.manifest).unwrap(), files("4"));
+        store.flush().unwrap();
+
+        for seed in 0..10 {
+            assert!(store.lookup(&ingredients(seed).key()).unwrap().is_some());
+            let found = other.lookup_fresh(&ingredients(seed).key()).unwrap();
+            assert!(found.is_some());
+        }
+    }
+
+    #[test]
+    fn a_manifest_that_lies_is_not_committed() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let mut lying = outputs("x");
+        let sealed = lying.get_mut("files").unwrap();
+        sealed.contents[0] = Bytes::from(&b"y"[..]);
+
+        let error = store
+            .commit(ingredients(1), &lying, Execution::default(), b"")
+            .unwrap_err();
+        assert!(matches!(error, StoreError::Mismatch { .. }), "{error}");
+        assert_eq!(store.lookup(&ingredients(1).key()).unwrap(), None);
+        let writer = &store.writer().unwrap().directory;
+        assert_eq!(fs::read_dir(writer).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn threads_commit_together() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        std::thread::scope(|scope| {
+            for thread in 0..8_u64 {
+                let store = &store;
+                scope.spawn(move || {
+                    for i in 0..10 {
+                        // Half of the keys are everybody's.
+                        let seed = if i % 2 == 0 { i } else { 100 * thread + i };
+                        commit(store, seed, &seed.to_string());
+                    }
+                });
+            }
+        });
+
+        let again = open(root.path());
+        assert_eq!(again.keys().len(), 5 + 8 * 5);
+        for (key, _) in again.keys() {
+            let record = again.lookup(&key).unwrap().unwrap();
+            again.open_artifact(&record.outputs["files"]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_store_of_another_version_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        drop(open(root.path()));
+        let format = root.path().join("v1/FORMAT");
+
+        fs::write(&format, r#"{"natron_store":2,"created_unix_ms":0}"#).unwrap();
+        let error = Store::open(root.path(), Durability::None).unwrap_err();
+        assert!(error.to_string().contains("version 2"), "{error}");
+        fs::write(&format, "nonsense").unwrap();
+        let error = Store::open(root.path(), Durability::None).unwrap_err();
+        assert!(error.to_string().contains("does not parse"), "{error}");
+    }
+
+    #[test]
+    fn checkpoints_stay_and_scratch_goes() {
+        let root = tempfile::tempdir().unwrap();
+        let key = ingredients(1).key();
+        let store = open(root.path());
+        let checkpoints = store.checkpoints(&key).unwrap();
+        fs::write(checkpoints.join("1"), "state").unwrap();
+        let scratch = store.scratch().unwrap();
+        let path = scratch.path().to_owned();
+        fs::write(path.join("x"), "x").unwrap();
+        drop(scratch);
+        assert!(!path.exists());
+        drop(store);
+
+        let store = open(root.path());
+        assert!(store.checkpoints(&key).unwrap().join("1").exists());
+        store.remove_checkpoints(&key).unwrap();
+        store.remove_checkpoints(&key).unwrap();
+        assert!(!checkpoints.exists());
+    }
+
+    #[test]
+    fn workspaces_are_registered_once() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        for path in ["/a", "/b", "/a"] {
+            store.register(Path::new(path)).unwrap();
+        }
+
+        let mut paths: Vec<_> = store
+            .workspaces()
+            .unwrap()
+            .into_iter()
+            .map(|workspace| workspace.path)
+            .collect();
+        paths.sort();
+        assert_eq!(paths, [Path::new("/a"), Path::new("/b")]);
+    }
 }

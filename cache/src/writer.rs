@@ -9,6 +9,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use crate::Storage;
+
 /// A name of its own among all processes that share the store, and a directory for what is not finished.
 ///
 /// The lock tells the living from the dead also where process ids do not, as between containers.
@@ -25,7 +27,7 @@ static OPENED: AtomicU64 = AtomicU64::new(0);
 
 impl Writer {
     /// Enlists below `tmp`.
-    pub(crate) fn enlist(tmp: &Path) -> io::Result<Self> {
+    pub(crate) fn enlist(storage: &dyn Storage, tmp: &Path) -> io::Result<Self> {
         let process = process_identity();
         loop {
             let name = format!("{process}-{}", OPENED.fetch_add(1, Ordering::Relaxed));
@@ -46,7 +48,7 @@ impl Writer {
                 continue;
             }
             let directory = tmp.join(&name);
-            fs::create_dir(&directory)?;
+            storage.create_directory(&directory)?;
             return Ok(Self {
                 name,
                 directory,
@@ -149,11 +151,12 @@ fn process_identity() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Disk;
 
     #[test]
     fn the_dead_are_swept_and_the_living_are_not() {
         let tmp = tempfile::tempdir().unwrap();
-        let living = Writer::enlist(tmp.path()).unwrap();
+        let living = Writer::enlist(&Disk, tmp.path()).unwrap();
         fs::write(living.fresh_path(), "half").unwrap();
         fs::create_dir(tmp.path().join("1-2-3")).unwrap();
         fs::write(tmp.path().join("1-2-3/0"), "half").unwrap();
@@ -176,8 +179,8 @@ mod tests {
     #[test]
     fn two_writers_of_a_process_have_two_names() {
         let tmp = tempfile::tempdir().unwrap();
-        let a = Writer::enlist(tmp.path()).unwrap();
-        let b = Writer::enlist(tmp.path()).unwrap();
+        let a = Writer::enlist(&Disk, tmp.path()).unwrap();
+        let b = Writer::enlist(&Disk, tmp.path()).unwrap();
 
         assert_ne!(a.name, b.name);
     }

@@ -18,11 +18,6 @@ pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) 
         .map(|(_, other)| other)
 }
 
-/// `did you mean `x`?` or nothing.
-pub(crate) fn suggestion<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(name, names).map_or_else(String::new, |near| format!("did you mean `{near}`?"))
-}
-
 /// `did you mean `x`?` followed by `otherwise`, or only the latter.
 pub(crate) fn suggestion_or<'a>(
     name: &str,
@@ -88,6 +83,6 @@ mod tests {
         assert_eq!(nearest("laod.csv", kinds), Some("load.csv"));
         assert_eq!(nearest("pretrain", kinds), None);
         assert_eq!(nearest("x", ["y"]), None);
-        assert_eq!(suggestion("zzz", kinds), "");
+        assert_eq!(suggestion_or("zzz", kinds, ""), "");
     }
 }

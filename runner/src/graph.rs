@@ -1,16 +1,20 @@
 //! The checked graph of a pipeline: every instance of every stage, what it reads and what it makes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use natron_artifacts::{Digest, ParsedStage, Registry, Resources, Signature};
+use natron_artifacts::{Digest, Hasher, ParsedStage, Registry, Resources, Signature};
 use petgraph::graph::DiGraph;
 use serde_json::Value;
 
-use crate::{Diagnostic, Place};
+use crate::{
+    Diagnostic, Place, SourceText, code, connect, definition, document, document::Node, drafts,
+    overrides,
+};
 
 /// What to load besides the file.
 #[derive(Debug, Clone)]
@@ -192,9 +196,35 @@ pub fn load(
     options: &LoadOptions,
     registry: &Registry,
 ) -> Result<Graph, Vec<Diagnostic>> {
-    let _ = (path, options, registry);
-    Err(Vec::new())
+    let name = path.display().to_string();
+    let unreadable = |message: String, text: String, at: usize| {
+        let place = Place {
+            file: SourceText::new(name.clone(), text),
+            span: at..at,
+        };
+        vec![Diagnostic::error(code::UNREADABLE, message, &place, "")]
+    };
+    let bytes = std::fs::read(path).map_err(|error| {
+        let message = format!("cannot read `{name}`: {error}");
+        unreadable(message, String::new(), 0)
+    })?;
+    if bytes.len() > MAX_BYTES {
+        let message = format!("`{name}` is larger than {} MiB", MAX_BYTES >> 20);
+        return Err(unreadable(message, String::new(), 0));
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => load_text(&name, text, options, registry),
+        Err(error) => {
+            // Up to there the lossy text and the bytes are the same.
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let message = format!("`{name}` is not UTF-8");
+            Err(unreadable(message, text, error.valid_up_to()))
+        }
+    }
 }
+
+/// Larger files are no pipelines.
+const MAX_BYTES: usize = 16 << 20;
 
 /// The graph of the pipeline file that holds `text` and is called `name`.
 ///
@@ -207,6 +237,87 @@ pub fn load_text(
     options: &LoadOptions,
     registry: &Registry,
 ) -> Result<Graph, Vec<Diagnostic>> {
-    let _ = (name, text, options, registry);
-    Err(Vec::new())
+    let file = SourceText::new(name, text);
+    let mut files = vec![Arc::clone(&file)];
+    let mut mistakes = Vec::new();
+    let mut root = match document::parse(&file) {
+        Ok(root) => root,
+        Err(mistakes) => return Err(in_order(mistakes, &files)),
+    };
+    definition::check_structure(&root, &mut mistakes);
+    if let Some(profile) = &options.profile {
+        overrides::apply_profile(&mut root, profile, &mut mistakes);
+    }
+    for set in &options.sets {
+        files.push(overrides::apply_set(&mut root, set, &mut mistakes));
+    }
+    let stem = Path::new(name).file_stem().and_then(|stem| stem.to_str());
+    let definition = definition::read(&root, stem.unwrap_or("pipeline"), &mut mistakes);
+    let drafts = drafts::make(&definition, registry, options, &mut mistakes);
+    let Some((stages, mut used)) = drafts else {
+        return Err(in_order(mistakes, &files));
+    };
+    used.extend(definition.used_params.iter().cloned());
+    let is_good = mistakes.is_empty();
+    let connected = connect::connect(stages, definition.seed, options, &mut mistakes);
+    let Some((instances, edges)) = connected.filter(|_| is_good) else {
+        return Err(in_order(mistakes, &files));
+    };
+    Ok(Graph {
+        seed: definition.seed,
+        numeric: definition.numeric,
+        device: definition.device,
+        instances,
+        edges,
+        text_digest: text_digest(text, options),
+        warnings: in_order(unused(&definition.params, &used), &files),
+        profile: options.profile.clone(),
+        sets: options.sets.clone(),
+        params: definition.params.to_json(&mut |_| ()),
+        name: definition.name,
+    })
+}
+
+/// Sorted by file and place, each once.
+fn in_order(mut mistakes: Vec<Diagnostic>, files: &[Arc<SourceText>]) -> Vec<Diagnostic> {
+    let key = |mistake: &Diagnostic| {
+        let label = mistake.primary();
+        let file = label.and_then(|label| files.iter().position(|f| Arc::ptr_eq(f, &label.file)));
+        let span = label.map_or(0..0, |label| label.span.clone());
+        (
+            file.unwrap_or(usize::MAX),
+            span.start,
+            mistake.code,
+            mistake.message.clone(),
+            span.end,
+        )
+    };
+    mistakes.sort_by_cached_key(key);
+    mistakes.dedup();
+    mistakes
+}
+
+fn unused(params: &Node, used: &BTreeSet<String>) -> Vec<Diagnostic> {
+    params
+        .as_table()
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| !used.contains(*name))
+        .map(|(name, entry)| {
+            let message = format!("nothing reads the parameter `{name}`");
+            Diagnostic::warning(code::UNUSED_PARAMETER, message, &entry.key, "")
+                .help(format!("use it as `${{params.{name}}}`, or take it away"))
+        })
+        .collect()
+}
+
+fn text_digest(text: &str, options: &LoadOptions) -> Digest {
+    let mut hasher = Hasher::new("natron pipeline text v1")
+        .part(text.as_bytes())
+        .part(&[u8::from(options.profile.is_some())])
+        .part(options.profile.as_deref().unwrap_or_default().as_bytes());
+    for set in &options.sets {
+        hasher = hasher.part(set.as_bytes());
+    }
+    hasher.finish()
 }

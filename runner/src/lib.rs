@@ -8,6 +8,22 @@
 
 mod diagnostic;
 mod did_you_mean;
+mod document;
+mod names;
+
+mod interpolate;
+mod overrides;
+
+mod definition;
+mod matrix;
+mod parameters;
+mod references;
+mod settings;
+
+mod drafts;
+mod wiring;
+
+mod connect;
 mod graph;
 
 mod events;
@@ -23,6 +39,7 @@ mod explain;
 pub mod history;
 pub mod lock;
 mod noop;
+mod pipeline_schema;
 mod session;
 mod verify;
 
@@ -39,6 +56,7 @@ pub use graph::{
 };
 pub use lock::{LockDifference, LockEntry, LockError, LockFile, LockedOutput, lock_path};
 pub use noop::forget;
+pub use pipeline_schema::pipeline_schema;
 pub use session::{Invocation, LockMode, SessionError, SessionSummary, run_file};
 pub use verify::{StageVerdict, Verdict, Verification, VerifyOptions, verify, verify_locked};
 pub use views::write_view;

@@ -3,24 +3,24 @@
 //! A decision made at the close of a bar is carried out at the open of the next one. Equity at a bar is cash plus the
 //! position at the bar's close, after the bar's fills. No interest, no borrowing cost, no margin call.
 
-pub(crate) mod performance;
+pub mod performance;
 
 /// Prices of consecutive bars.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Prices<'a> {
+pub struct Prices<'a> {
     /// First price of each bar: where decisions are filled.
-    pub(crate) open: &'a [f64],
+    pub open: &'a [f64],
     /// Highest price of each bar; read by brackets only.
-    pub(crate) high: &'a [f64],
+    pub high: &'a [f64],
     /// Lowest price of each bar; read by brackets only.
-    pub(crate) low: &'a [f64],
+    pub low: &'a [f64],
     /// Last price of each bar: what equity is counted at.
-    pub(crate) close: &'a [f64],
+    pub close: &'a [f64],
 }
 
 impl<'a> Prices<'a> {
     /// Bars `from..to`.
-    pub(crate) fn range(self, from: usize, to: usize) -> Self {
+    pub fn range(self, from: usize, to: usize) -> Self {
         let cut = |x: &'a [f64]| &x[from..to];
         Self {
             open: cut(self.open),
@@ -33,7 +33,7 @@ impl<'a> Prices<'a> {
 
 /// How large a position is opened.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Sizing {
+pub enum Sizing {
     /// This many units, whatever they cost.
     Units(f64),
     /// As many units as the cash pays for, fee included.
@@ -42,31 +42,31 @@ pub(crate) enum Sizing {
 
 /// Exits at fixed prices around the close of the decision, tested from the entry bar on, the stop first.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Bracket {
+pub struct Bracket {
     /// Distance of the stop as a share of the price: filled at the stop, or at the open when the bar opens beyond it.
-    pub(crate) stop: f64,
+    pub stop: f64,
     /// Distance of the target as a share of the price: filled at the target, or at the open when the bar opens beyond it.
-    pub(crate) target: f64,
+    pub target: f64,
 }
 
 /// What a fill costs and how much is traded. Costs are shares of the price, so 10 bps are 0.001.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Rules {
+pub struct Rules {
     /// Money at the start.
-    pub(crate) cash: f64,
+    pub cash: f64,
     /// Size of a position.
-    pub(crate) sizing: Sizing,
+    pub sizing: Sizing,
     /// Fee as a share of the traded value, paid at each fill.
-    pub(crate) fee: f64,
+    pub fee: f64,
     /// By how much the price of a fill that opens a position is worse than the open.
-    pub(crate) opening_slippage: f64,
+    pub opening_slippage: f64,
     /// By how much the price of a fill that closes one is worse than the open.
-    pub(crate) closing_slippage: f64,
+    pub closing_slippage: f64,
 }
 
 impl Rules {
     /// One unit of money, all of it in each position, both sides of a trade paying fee and slippage given in basis points.
-    pub(crate) fn all_cash(fee_bps: f64, slippage_bps: f64) -> Self {
+    pub fn all_cash(fee_bps: f64, slippage_bps: f64) -> Self {
         Self {
             cash: 1.0,
             sizing: Sizing::AllCash,
@@ -79,38 +79,38 @@ impl Rules {
 
 /// A position from its opening to its closing fill.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Trade {
+pub struct Trade {
     /// Bar of the opening fill.
-    pub(crate) entry_row: usize,
+    pub entry_row: usize,
     /// Bar of the closing fill.
-    pub(crate) exit_row: usize,
+    pub exit_row: usize,
     /// 1 long, -1 short.
-    pub(crate) side: i8,
+    pub side: i8,
     /// Units held.
-    pub(crate) units: f64,
+    pub units: f64,
     /// Price of the opening fill, slippage included.
-    pub(crate) entry_price: f64,
+    pub entry_price: f64,
     /// Price of the closing fill, slippage included.
-    pub(crate) exit_price: f64,
+    pub exit_price: f64,
     /// Fees of both fills.
-    pub(crate) fees: f64,
+    pub fees: f64,
     /// Profit after fees and slippage.
-    pub(crate) pnl: f64,
+    pub pnl: f64,
 }
 
 /// What became of the decisions.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Simulation {
+pub struct Simulation {
     /// Equity at each close.
-    pub(crate) equity: Vec<f64>,
+    pub equity: Vec<f64>,
     /// Share of equity that the position is worth at each close, negative when short.
-    pub(crate) weight: Vec<f64>,
+    pub weight: Vec<f64>,
     /// Value traded by the fills of each bar.
-    pub(crate) traded: Vec<f64>,
+    pub traded: Vec<f64>,
     /// Finished trades, in the order of their exits. A position open at the end is none.
-    pub(crate) trades: Vec<Trade>,
+    pub trades: Vec<Trade>,
     /// Whether a position is open at the end.
-    pub(crate) is_open_at_end: bool,
+    pub is_open_at_end: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -149,7 +149,7 @@ impl Account {
             Sizing::Units(units) => units,
             Sizing::AllCash => self.cash / (price * (1.0 + self.rules.fee)),
         };
-        if !(units > 0.0) {
+        if units <= 0.0 {
             return; // Ruined: nothing left to trade with.
         }
         let fee = units * price * self.rules.fee;
@@ -210,7 +210,7 @@ impl Account {
 /// Holds, from the open after each close on, the side that was decided at that close: 1 long, 0 flat, -1 short.
 ///
 /// A position is kept as it is while the side stays the same; a reversal closes and opens at the same open.
-pub(crate) fn follow_sides(prices: Prices<'_>, sides: &[i8], rules: Rules) -> Simulation {
+pub fn follow_sides(prices: Prices<'_>, sides: &[i8], rules: Rules) -> Simulation {
     let mut account = Account::new(rules);
     let mut simulation = Simulation::default();
     for (row, &close) in prices.close.iter().enumerate() {
@@ -236,7 +236,7 @@ pub(crate) fn follow_sides(prices: Prices<'_>, sides: &[i8], rules: Rules) -> Si
 ///
 /// Sides other than 1 and -1 open nothing. Bracket fills pay the fee but no slippage: their price is the level itself, or
 /// the open beyond it.
-pub(crate) fn follow_entries(
+pub fn follow_entries(
     prices: Prices<'_>,
     sides: &[i8],
     bracket: Bracket,

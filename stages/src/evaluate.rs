@@ -454,6 +454,7 @@ fn trades_table(outcome: &Outcome, ts_ns: &[i64]) -> Result<Table, StageError> {
 #[cfg(test)]
 pub(crate) mod tests {
     use natron_artifacts::{Artifact, StageContextParts, Streams};
+    use natron_kernels::math;
 
     use super::*;
 
@@ -469,12 +470,13 @@ pub(crate) mod tests {
     const HOUR_NS: i64 = 3_600_000_000_000;
 
     impl World {
+        #[expect(clippy::too_many_lines, reason = "three tables, column by column")]
         pub(crate) fn new(n_bars: usize, skill: f64) -> Self {
             let mut stream = Streams::new(11).stream("world");
             let mut noise: Vec<f64> = (0..n_bars).map(|_| 0.004 * stream.normal()).collect();
             // Slow waves, so that a label lasts a while.
             for (i, r) in noise.iter_mut().enumerate() {
-                *r += 0.0015 * (i as f64 / 40.0).sin();
+                *r += 0.0015 * math::sin(i as f64 / 40.0);
             }
             let mut price = 100.0;
             let (mut open, mut high, mut low, mut close) = (vec![], vec![], vec![], vec![]);
@@ -557,7 +559,7 @@ pub(crate) mod tests {
                     let raw: Vec<f64> = (0..n)
                         .map(|class| {
                             let shown = if class == label(i) { skill } else { 0.0 };
-                            (shown + 0.6 * stream.normal()).exp()
+                            math::exp(shown + 0.6 * stream.normal())
                         })
                         .collect();
                     let sum: f64 = raw.iter().sum();

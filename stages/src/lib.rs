@@ -2,18 +2,18 @@
 //!
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
-mod command;
+pub mod backtest;
+pub mod command;
+pub mod evaluate;
+mod evaluation;
 pub mod features;
 pub mod finetune;
 pub mod labels;
-pub mod pretrain;
-
 pub mod models;
+pub mod predict;
+pub mod pretrain;
+pub mod report;
 mod training;
-
-mod backtest;
-pub mod evaluate;
-mod evaluation;
 
 use natron_artifacts::Registry;
 
@@ -27,13 +27,11 @@ include!(concat!(env!("OUT_DIR"), "/fingerprints.rs"));
 pub fn registry() -> Registry {
     let mut registry = Registry::new();
     registry.register::<command::Command>("command", fingerprint("command"));
+    registry.register::<evaluate::Evaluate>("evaluate", fingerprint("evaluate"));
     registry.register::<features::FeatureParameters>("features", fingerprint("features"));
     registry.register::<finetune::Finetune>("finetune", fingerprint("finetune"));
-    registry.register::<labels::natron_v2::NatronV2Labels>(
-        "labels.natron_v2",
-        fingerprint("labels.natron_v2"),
-    );
+    registry.register::<labels::natron_v2::NatronV2Labels>("labels.natron_v2", fingerprint("labels.natron_v2"));
     registry.register::<pretrain::Pretrain>("pretrain", fingerprint("pretrain"));
-    registry.register::<evaluate::Evaluate>("evaluate", fingerprint("evaluate"));
+    registry.register::<report::Report>("report", fingerprint("report"));
     registry
 }

@@ -298,7 +298,7 @@ impl<'a> Pretraining<'a> {
         streams: Streams,
     ) -> Result<Self, StageError> {
         let network = Transformer::new(
-            config.clone(),
+            config,
             Parameters::initialized(&specification(&config), streams)?,
         )?;
         Ok(Self {

@@ -9,11 +9,11 @@ use std::{
 use natron_artifacts::{Artifact, Cancel};
 use natron_cache::{Durability, Store};
 use natron_runner::{
-    Cause, Event, Invocation, LoadOptions, LockMode, Outcome, Reason, RunOptions, SessionSummary, Unwatched,
-    VerifyOptions, Verdict, Watcher, Workspace, explain, load, run_file, verify,
+    Cause, Event, Invocation, LoadOptions, LockMode, Outcome, Reason, RunOptions, SessionSummary,
+    Unwatched, Verdict, VerifyOptions, Watcher, Workspace, explain, load, run_file, verify,
 };
 
-use crate::toys::{EXECUTED, registry};
+use crate::executing_toys::{EXECUTED, registry};
 
 const PIPELINE: &str = r#"
 [pipeline]
@@ -76,7 +76,10 @@ impl Playground {
     fn run_with(&self, options: &RunOptions, lock: LockMode, cancel: &Cancel) -> SessionSummary {
         let watcher: Arc<dyn Watcher> = Arc::new(Unwatched);
         let workspace = self.workspace();
-        let options = RunOptions { durability: Durability::None, ..options.clone() };
+        let options = RunOptions {
+            durability: Durability::None,
+            ..options.clone()
+        };
         let asked = Invocation {
             file: &self.path("pipeline.toml"),
             registry: &registry(),
@@ -85,8 +88,7 @@ impl Playground {
             lock,
             workspace: &workspace,
         };
-        run_file(&asked, &watcher, cancel)
-        .unwrap()
+        run_file(&asked, &watcher, cancel).unwrap()
     }
 
     /// The stages that ran, in order, and how.
@@ -94,20 +96,28 @@ impl Playground {
         let summary = self.run();
         assert!(summary.run.succeeded(), "{:?}", summary.run.record);
         let stages = summary.run.record.stages.into_iter();
-        stages.map(|s| (s.name, s.outcome)).filter(|(_, o)| *o != Outcome::Hit).collect()
+        stages
+            .map(|s| (s.name, s.outcome))
+            .filter(|(_, o)| *o != Outcome::Hit)
+            .collect()
     }
 
     fn total(&self) -> f64 {
         let summary = self.run();
         let manifest = &summary.run.record.stage("sum").unwrap().outputs["metrics"];
         let store = Store::open(self.workspace().cache(), Durability::None).unwrap();
-        let Artifact::Metrics(metrics) = store.open_artifact(manifest).unwrap() else { panic!() };
+        let Artifact::Metrics(metrics) = store.open_artifact(manifest).unwrap() else {
+            panic!()
+        };
         metrics.get("total").unwrap()
     }
 }
 
 fn load_options(workspace: &Path) -> LoadOptions {
-    LoadOptions { workspace: workspace.to_owned(), ..LoadOptions::default() }
+    LoadOptions {
+        workspace: workspace.to_owned(),
+        ..LoadOptions::default()
+    }
 }
 
 fn names(ran: &[(String, Outcome)]) -> Vec<&str> {
@@ -119,7 +129,10 @@ fn the_second_run_runs_nothing() {
     let _turn = TURN.lock();
     let playground = Playground::new();
 
-    assert_eq!(names(&playground.ran()), ["numbers", "scaled", "rounded", "sum"]);
+    assert_eq!(
+        names(&playground.ran()),
+        ["numbers", "scaled", "rounded", "sum"]
+    );
     let before = EXECUTED.load(Ordering::SeqCst);
     assert!(playground.run().at_a_glance);
     assert_eq!(EXECUTED.load(Ordering::SeqCst), before);
@@ -144,8 +157,15 @@ fn equal_content_cuts_off_what_is_below() {
     let playground = Playground::new();
     playground.run();
 
-    fs::write(playground.path("numbers.txt"), "1.0  10.0\n2.0  20.0\n3.0  30.0\n").unwrap();
-    assert_eq!(playground.ran(), [("numbers".to_owned(), Outcome::Unchanged)]);
+    fs::write(
+        playground.path("numbers.txt"),
+        "1.0  10.0\n2.0  20.0\n3.0  30.0\n",
+    )
+    .unwrap();
+    assert_eq!(
+        playground.ran(),
+        [("numbers".to_owned(), Outcome::Unchanged)]
+    );
 }
 
 #[test]
@@ -178,7 +198,10 @@ fn a_view_that_was_edited_or_removed_is_restored_without_running() {
     let original = fs::read(&view).unwrap();
     let before = EXECUTED.load(Ordering::SeqCst);
 
-    let edited: Vec<u8> = original.iter().map(|b| if *b == b'8' { b'9' } else { *b }).collect();
+    let edited: Vec<u8> = original
+        .iter()
+        .map(|b| if *b == b'8' { b'9' } else { *b })
+        .collect();
     assert_ne!(edited, original);
     fs::write(&view, edited).unwrap();
     playground.run();
@@ -233,8 +256,14 @@ fn a_stage_that_fails_says_where_and_the_rest_is_skipped() {
     let summary = playground.run();
     let stage = summary.run.record.stage("numbers").unwrap();
     assert_eq!(stage.outcome, Outcome::Failed);
-    assert_eq!(stage.error.as_deref(), Some("row 1, column `a`: `x` is no pair"));
-    assert_eq!(summary.run.record.stage("sum").unwrap().outcome, Outcome::Skipped);
+    assert_eq!(
+        stage.error.as_deref(),
+        Some("row 1, column `a`: `x` is no pair")
+    );
+    assert_eq!(
+        summary.run.record.stage("sum").unwrap().outcome,
+        Outcome::Skipped
+    );
 }
 
 #[test]
@@ -244,11 +273,24 @@ fn a_panic_is_the_failure_of_one_stage() {
     let text = "[pipeline]\nname = \"p\"\n[stages.bad]\nuses = \"panics\"\n[stages.good]\nuses = \"steps\"\nwith.steps = 1\n";
     fs::write(playground.path("pipeline.toml"), text).unwrap();
 
-    let options = RunOptions { keep_going: true, ..RunOptions::default() };
+    let options = RunOptions {
+        keep_going: true,
+        ..RunOptions::default()
+    };
     let summary = playground.run_with(&options, LockMode::Ignore, &Cancel::new());
-    let error = summary.run.record.stage("bad").unwrap().error.clone().unwrap();
+    let error = summary
+        .run
+        .record
+        .stage("bad")
+        .unwrap()
+        .error
+        .clone()
+        .unwrap();
     assert_eq!(error, "the stage panicked: as declared");
-    assert_eq!(summary.run.record.stage("good").unwrap().outcome, Outcome::Ran);
+    assert_eq!(
+        summary.run.record.stage("good").unwrap().outcome,
+        Outcome::Ran
+    );
 }
 
 struct CancelsAt(Cancel, &'static str);
@@ -271,7 +313,14 @@ fn a_stopped_stage_continues_from_its_checkpoint_to_the_same_bytes() {
     let text = "[pipeline]\nname = \"p\"\n[stages.train]\nuses = \"steps\"\nwith = { steps = 60, milliseconds = 5 }\n";
     let undisturbed = Playground::new();
     fs::write(undisturbed.path("pipeline.toml"), text).unwrap();
-    let expected = undisturbed.run().run.record.stage("train").unwrap().outputs.clone();
+    let expected = undisturbed
+        .run()
+        .run
+        .record
+        .stage("train")
+        .unwrap()
+        .outputs
+        .clone();
 
     let playground = Playground::new();
     fs::write(playground.path("pipeline.toml"), text).unwrap();
@@ -287,11 +336,17 @@ fn a_stopped_stage_continues_from_its_checkpoint_to_the_same_bytes() {
     };
     let stopped = run_file(&asked, &watcher, &cancel).unwrap();
     assert!(stopped.run.interrupted);
-    assert_eq!(stopped.run.record.stage("train").unwrap().outcome, Outcome::Interrupted);
+    assert_eq!(
+        stopped.run.record.stage("train").unwrap().outcome,
+        Outcome::Interrupted
+    );
     let again = playground.run();
     assert_eq!(again.run.record.stage("train").unwrap().outputs, expected);
     let log = fs::read_to_string(
-        playground.path(".natron/runs").join(&again.run.record.id).join("log.txt"),
+        playground
+            .path(".natron/runs")
+            .join(&again.run.record.id)
+            .join("log.txt"),
     );
     assert!(log.unwrap().contains("continues at step"));
 }
@@ -320,14 +375,23 @@ fn explain_names_the_root_cause_once() {
     let options = load_options(playground.folder.path());
     let graph = load(&playground.path("pipeline.toml"), &options, &registry()).unwrap();
     let why = explain(&graph, &playground.workspace(), &RunOptions::default()).unwrap();
-    let [cause] = &why.causes[..] else { panic!("{:?}", why.causes) };
+    let [cause] = &why.causes[..] else {
+        panic!("{:?}", why.causes)
+    };
     assert_eq!((cause.stage.as_str(), cause.stages), ("rounded", 2));
-    let Cause::Changed { difference } = &cause.cause else { panic!("{cause:?}") };
+    let Cause::Changed { difference } = &cause.cause else {
+        panic!("{cause:?}")
+    };
     assert_eq!(difference.path, "parameters.factor");
     assert_eq!(difference.before, Some(1.0.into()));
     assert_eq!(difference.after, Some(3.0.into()));
     let sum = why.stages.iter().find(|s| s.name == "sum").unwrap();
-    assert_eq!(sum.reason, Reason::Upstream { stages: vec!["rounded".into()] });
+    assert_eq!(
+        sum.reason,
+        Reason::Upstream {
+            stages: vec!["rounded".into()]
+        }
+    );
 }
 
 #[test]
@@ -354,7 +418,9 @@ fn verify_finds_the_stage_that_is_not_a_function() {
         let differs = matches!(stage.verdict, Verdict::Differs { .. });
         assert_eq!(differs, stage.stage == "clock", "{stage:?}");
     }
-    let Verdict::Differs { divergence, .. } = &result.first_failure().unwrap().verdict else { panic!() };
+    let Verdict::Differs { divergence, .. } = &result.first_failure().unwrap().verdict else {
+        panic!()
+    };
     assert_eq!(divergence.place, "metric ticks");
     assert!(result.junit().contains("failures=\"1\""));
 }
@@ -375,9 +441,16 @@ fn a_lock_file_holds_until_something_changes() {
     let differences = run(LockMode::Require).differences;
     assert_eq!(differences[0].stage, "rounded");
     assert_eq!(differences[0].what, "key");
-    assert!(differences[0].why.contains("parameters.factor"), "{differences:?}");
+    assert!(
+        differences[0].why.contains("parameters.factor"),
+        "{differences:?}"
+    );
 
     let other = Playground::new();
     other.run_with(&RunOptions::default(), LockMode::Write, &Cancel::new());
-    assert_eq!(fs::read(other.path("pipeline.lock")).unwrap(), lock, "the same in any folder");
+    assert_eq!(
+        fs::read(other.path("pipeline.lock")).unwrap(),
+        lock,
+        "the same in any folder"
+    );
 }

@@ -1,205 +1,241 @@
-//! Toy stages: small enough to follow, with every habit that a real one has.
+//! Stages that only have signatures. Those called like real kinds have their ports and the parameters that tests use.
 
-use std::{
-    fs,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use natron_artifacts::{
-    Column, ColumnType, Kind, Metrics, PortSchema, Registry, Schemas, Signature, Stage, StageContext,
-    StageError, Table, Threads,
+    Column, ColumnType, Kind, PortSchema, Registry, Schemas, Signature, Stage, StageContext,
+    StageError, Threads,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-/// How often any toy stage of this process was executed.
-pub(crate) static EXECUTED: AtomicUsize = AtomicUsize::new(0);
+const BARS: [&str; 5] = ["open", "high", "low", "close", "volume"];
 
-/// The toys' registry.
 pub(crate) fn registry() -> Registry {
     let mut registry = Registry::new();
-    registry.register::<Numbers>("numbers", "1");
-    registry.register::<Scale>("scale", "1");
-    registry.register::<Sum>("sum", "1");
-    registry.register::<Clock>("clock", "1");
-    registry.register::<Steps>("steps", "1");
-    registry.register::<Panics>("panics", "1");
+    registry.register::<LoadCsv>("load.csv", "toy");
+    registry.register::<LoadSynthetic>("load.synthetic", "toy");
+    registry.register::<Features>("features", "toy");
+    registry.register::<Command>("command", "toy");
+    registry.register::<Train>("toy.train", "toy");
+    registry.register::<Evaluate>("toy.evaluate", "toy");
+    registry.register::<Summarize>("toy.summarize", "toy");
     registry
 }
 
-fn numbers_table(a: Vec<f64>, b: Vec<f64>) -> Result<Table, StageError> {
-    let table = Table::builder()
-        .f64(Column::new("a", ColumnType::F64), a)
-        .f64(Column::new("b", ColumnType::F64), b)
-        .build()?;
-    Ok(table)
+fn bars() -> PortSchema {
+    let mut columns = vec![Column::time_index()];
+    columns.extend(BARS.map(|name| Column::new(name, ColumnType::F64)));
+    PortSchema::table(columns)
 }
 
-fn two_columns() -> PortSchema {
-    PortSchema::table(vec![
-        Column::new("a", ColumnType::F64),
-        Column::new("b", ColumnType::F64),
-    ])
+macro_rules! does_not_run {
+    () => {
+        fn run(&self, _: &mut StageContext) -> Result<(), StageError> {
+            Err(StageError::data("toys do not run"))
+        }
+    };
 }
 
-/// Reads pairs of numbers, one pair a line.
+/// Reads candles.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Numbers {
+struct LoadCsv {
     /// The file.
-    path: String,
+    path: PathBuf,
 }
 
-impl Stage for Numbers {
+impl Stage for LoadCsv {
     fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
-        Ok(Signature::new().source("path", &self.path).output("numbers", two_columns()))
+        Ok(Signature::new()
+            .source("path", &self.path)
+            .output("candles", bars())
+            .output("statistics", PortSchema::of(Kind::Metrics)))
     }
 
-    fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
-        EXECUTED.fetch_add(1, Ordering::SeqCst);
-        let text = String::from_utf8(context.source("path")?.to_vec()).unwrap();
-        let (mut a, mut b) = (Vec::new(), Vec::new());
-        for (row, line) in text.lines().enumerate() {
-            let mut parts = line.split_whitespace().map(str::parse::<f64>);
-            let (Some(Ok(x)), Some(Ok(y))) = (parts.next(), parts.next()) else {
-                return Err(StageError::data_at(row as u64, "a", format!("`{line}` is no pair")));
-            };
-            a.push(x);
-            b.push(y);
-        }
-        context.write("numbers", numbers_table(a, b)?)
-    }
+    does_not_run!();
 }
 
-/// Multiplies column `a`, the only one that it reads.
+/// Makes candles up.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Scale {
-    /// By what.
-    #[serde(default = "two")]
-    factor: f64,
-    /// Rounds to whole numbers.
+struct LoadSynthetic {
+    /// How many bars.
+    #[serde(default = "default_rows")]
+    rows: u32,
+    /// Price before the first bar.
+    #[serde(default = "default_start_price")]
+    start_price: f64,
+    /// When the first bar opens.
+    #[serde(default = "default_start")]
+    start: String,
+}
+
+fn default_rows() -> u32 {
+    4000
+}
+
+fn default_start_price() -> f64 {
+    30_000.0
+}
+
+fn default_start() -> String {
+    "2024-01-01".into()
+}
+
+impl Stage for LoadSynthetic {
+    fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
+        if self.rows == 0 {
+            let message = "`rows` is 0, and must be from 1 to 100000000";
+            return Err(StageError::parameter("rows", message));
+        }
+        Ok(Signature::new()
+            .output("candles", bars())
+            .output("statistics", PortSchema::of(Kind::Metrics)))
+    }
+
+    does_not_run!();
+}
+
+/// Columns of features.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Features {}
+
+impl Stage for Features {
+    fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
+        let columns = vec![
+            Column::time_index(),
+            Column::new("rsi_14", ColumnType::F64),
+            Column::new("ema_20", ColumnType::F64),
+        ];
+        Ok(Signature::new()
+            .input_columns("candles", BARS)
+            .output("features", PortSchema::table(columns))
+            .threads(Threads::All))
+    }
+
+    does_not_run!();
+}
+
+/// Any program.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Command {
+    /// The program and its arguments.
+    run: Vec<String>,
+    /// Port -> kind.
+    outputs: BTreeMap<String, Kind>,
+    /// Code it reads.
     #[serde(default)]
-    round: bool,
+    sources: Vec<PathBuf>,
 }
 
-fn two() -> f64 {
-    2.0
-}
-
-impl Stage for Scale {
+impl Stage for Command {
     fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
-        let signature = Signature::new().input_columns("numbers", ["a"]);
-        Ok(signature.output("scaled", two_columns()).threads(Threads::All))
-    }
-
-    fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
-        EXECUTED.fetch_add(1, Ordering::SeqCst);
-        let table = context.table("numbers")?;
-        assert!(!table.has("b"), "only the declared columns are seen");
-        let a: Vec<f64> = table.f64("a")?.iter().map(|x| x * self.factor).collect();
-        let a: Vec<f64> = if self.round { a.iter().map(|x| x.round()).collect() } else { a };
-        context.write("scaled", numbers_table(a.clone(), a)?)
-    }
-}
-
-/// Adds up everything.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Sum {}
-
-impl Stage for Sum {
-    fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
-        let schema = PortSchema::of(Kind::Metrics);
-        Ok(Signature::new().gathered_input("tables", Kind::Table).output("metrics", schema))
-    }
-
-    fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
-        EXECUTED.fetch_add(1, Ordering::SeqCst);
-        let mut total = 0.0;
-        for input in context.inputs("tables") {
-            let natron_artifacts::Artifact::Table(table) = &input.artifact else { unreachable!() };
-            total += table.f64("a")?.iter().sum::<f64>();
+        let mut signature = Signature {
+            open_inputs: true,
+            ..Signature::new()
+        };
+        for (index, path) in self.sources.iter().enumerate() {
+            signature = signature.source(&format!("sources.{index}"), path);
         }
-        let mut metrics = Metrics::new();
-        metrics.set("total", total).map_err(StageError::data)?;
-        context.write("metrics", metrics)
+        Ok(self
+            .outputs
+            .iter()
+            .fold(signature, |signature, (name, kind)| {
+                signature.output(name, PortSchema::of(*kind))
+            }))
     }
+
+    does_not_run!();
 }
 
-/// Breaks the contract: its output depends on how often it was executed.
-#[derive(Serialize, Deserialize, JsonSchema)]
+/// How it learns.
+#[derive(Serialize, Deserialize, JsonSchema, Default)]
 #[serde(deny_unknown_fields)]
-struct Clock {}
-
-impl Stage for Clock {
-    fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
-        Ok(Signature::new().output("metrics", PortSchema::of(Kind::Metrics)))
-    }
-
-    fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
-        let mut metrics = Metrics::new();
-        let n = EXECUTED.fetch_add(1, Ordering::SeqCst);
-        metrics.set("ticks", n as f64).map_err(StageError::data)?;
-        context.write("metrics", metrics)
-    }
-}
-
-/// Works in steps, each of which it remembers in a checkpoint.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Steps {
-    /// How many.
-    steps: u64,
-    /// How long one takes.
+struct Optimizer {
+    /// Step size.
     #[serde(default)]
-    milliseconds: u64,
+    rate: f64,
+    /// Which one.
+    #[serde(default)]
+    name: Rule,
 }
 
-impl Stage for Steps {
-    fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
-        Ok(Signature::new().output("metrics", PortSchema::of(Kind::Metrics)))
-    }
-
-    fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
-        EXECUTED.fetch_add(1, Ordering::SeqCst);
-        let path = context.checkpoints()?.join("state");
-        let mut stream = context.stream("steps");
-        let (mut step, mut total) = (0_u64, 0.0);
-        if let Ok(text) = fs::read_to_string(&path) {
-            let mut parts = text.split_whitespace();
-            step = parts.next().unwrap().parse().unwrap();
-            total = f64::from_bits(parts.next().unwrap().parse().unwrap());
-            stream.seek(parts.next().unwrap().parse().unwrap());
-            context.log(&format!("continues at step {step}"));
-        }
-        while step < self.steps {
-            if context.cancel().is_set() {
-                let text = format!("{step} {} {}", f64::to_bits(total), stream.position());
-                fs::write(&path, text).map_err(|e| StageError::io("checkpoint", e))?;
-                return Err(StageError::Interrupted);
-            }
-            std::thread::sleep(std::time::Duration::from_millis(self.milliseconds));
-            total += stream.uniform();
-            step += 1;
-        }
-        let mut metrics = Metrics::new();
-        metrics.set("total", total).map_err(StageError::data)?;
-        context.write("metrics", metrics)
-    }
+#[derive(Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "snake_case")]
+enum Rule {
+    #[default]
+    Adam,
+    Momentum,
 }
 
-/// Panics.
+/// Learns a model from features.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Panics {}
+struct Train {
+    /// Passes over the data.
+    epochs: u32,
+    /// Width of each layer.
+    #[serde(default)]
+    layers: Vec<u32>,
+    /// How it learns.
+    #[serde(default)]
+    optimizer: Optimizer,
+    /// Anything.
+    #[serde(default)]
+    extra: Value,
+}
 
-impl Stage for Panics {
+impl Stage for Train {
+    fn signature(&self, inputs: &Schemas) -> Result<Signature, StageError> {
+        if inputs.get("features").is_some_and(|f| f.lookahead_bars > 0) {
+            return Err(StageError::data("the features look ahead"));
+        }
+        if self.optimizer.rate < 0.0 {
+            return Err(
+                StageError::parameter("optimizer.rate", "the rate is below 0")
+                    .with_help("1e-4 is usual"),
+            );
+        }
+        Ok(Signature::new()
+            .input_table("features", ["rsi_14"])
+            .optional_input("encoder", Kind::Model)
+            .output("model", PortSchema::of(Kind::Model))
+            .output("log", PortSchema::of(Kind::Metrics)))
+    }
+
+    does_not_run!();
+}
+
+/// Judges a model.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Evaluate {}
+
+impl Stage for Evaluate {
     fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
-        Ok(Signature::new().output("metrics", PortSchema::of(Kind::Metrics)))
+        Ok(Signature::new()
+            .input_of("model", Kind::Model)
+            .output("metrics", PortSchema::of(Kind::Metrics)))
     }
 
-    fn run(&self, _: &mut StageContext) -> Result<(), StageError> {
-        panic!("as declared");
+    does_not_run!();
+}
+
+/// Brings metrics together.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Summarize {}
+
+impl Stage for Summarize {
+    fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
+        Ok(Signature::new()
+            .gathered_input("results", Kind::Metrics)
+            .output("report", PortSchema::of(Kind::Report)))
     }
+
+    does_not_run!();
 }

@@ -9,14 +9,14 @@ const YEAR_NS: f64 = 365.2425 * 86_400e9;
 
 /// Bars a year that the times themselves show: 8,766 for hourly bars around the clock, fewer where markets close. `None`
 /// for fewer than two bars.
-pub(crate) fn bars_per_year(ts_ns: &[i64]) -> Option<f64> {
+pub fn bars_per_year(ts_ns: &[i64]) -> Option<f64> {
     let (first, last) = (ts_ns.first()?, ts_ns.last()?);
     let span = (last - first) as f64;
     (span > 0.0).then(|| (ts_ns.len() - 1) as f64 * YEAR_NS / span)
 }
 
 /// Simple returns from bar to bar; one fewer than values.
-pub(crate) fn simple_returns(equity: &[f64]) -> Vec<f64> {
+pub fn simple_returns(equity: &[f64]) -> Vec<f64> {
     equity
         .windows(2)
         .map(|pair| pair[1] / pair[0] - 1.0)
@@ -24,7 +24,7 @@ pub(crate) fn simple_returns(equity: &[f64]) -> Vec<f64> {
 }
 
 /// The largest fall from a peak, as a negative share of the peak; 0 when there is none.
-pub(crate) fn max_drawdown(equity: &[f64]) -> f64 {
+pub fn max_drawdown(equity: &[f64]) -> f64 {
     let mut peak = f64::NEG_INFINITY;
     equity.iter().fold(0.0, |worst, &value| {
         peak = peak.max(value);
@@ -34,30 +34,30 @@ pub(crate) fn max_drawdown(equity: &[f64]) -> f64 {
 
 /// Moments and tails of per-bar returns.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Returns {
+pub struct Returns {
     /// How many.
-    pub(crate) n: usize,
+    pub n: usize,
     /// Mean.
-    pub(crate) mean: f64,
+    pub mean: f64,
     /// Sample standard deviation, n - 1.
-    pub(crate) volatility: f64,
+    pub volatility: f64,
     /// Mean over standard deviation, per bar; `None` without variance.
-    pub(crate) sharpe_ratio: Option<f64>,
+    pub sharpe_ratio: Option<f64>,
     /// Mean over the root mean square of the losses, per bar; `None` without losses.
-    pub(crate) sortino_ratio: Option<f64>,
+    pub sortino_ratio: Option<f64>,
     /// Population skewness.
     skewness: f64,
     /// Population kurtosis, 3 for a normal.
     kurtosis: f64,
     /// 5 % quantile, linear.
-    pub(crate) value_at_risk: f64,
+    pub value_at_risk: f64,
     /// Mean of the returns at or below it.
-    pub(crate) expected_shortfall: f64,
+    pub expected_shortfall: f64,
 }
 
 impl Returns {
     /// Statistics of `returns`; `None` for fewer than two.
-    pub(crate) fn new(returns: &[f64]) -> Option<Self> {
+    pub fn new(returns: &[f64]) -> Option<Self> {
         let n = returns.len();
         if n < 2 {
             return None;
@@ -115,7 +115,7 @@ impl Returns {
 
     /// The chance that the true per-bar Sharpe ratio exceeds `benchmark` (Bailey and López de Prado, 2012, "The Sharpe ratio
     /// efficient frontier", eq. 11).
-    pub(crate) fn probabilistic_sharpe_ratio(&self, benchmark: f64) -> Option<f64> {
+    pub fn probabilistic_sharpe_ratio(&self, benchmark: f64) -> Option<f64> {
         let sharpe = self.sharpe_ratio?;
         let spread = 1.0 - self.skewness * sharpe + (self.kurtosis - 1.0) / 4.0 * sharpe * sharpe;
         (spread > 0.0).then(|| {
@@ -126,7 +126,7 @@ impl Returns {
 
 /// The per-bar Sharpe ratio that the best of `n_trials` worthless strategies shows on average, when their ratios have this
 /// standard deviation (Bailey and López de Prado, 2014, "The deflated Sharpe ratio", eq. 1).
-pub(crate) fn expected_best_sharpe(n_trials: f64, standard_deviation: f64) -> f64 {
+pub fn expected_best_sharpe(n_trials: f64, standard_deviation: f64) -> f64 {
     const EULER_GAMMA: f64 = 0.577_215_664_901_532_9;
     if n_trials <= 1.0 {
         return 0.0;
@@ -157,28 +157,28 @@ fn normal_quantile(p: f64) -> f64 {
 
 /// What the finished trades say.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct TradeSummary {
+pub struct TradeSummary {
     /// How many.
-    pub(crate) n: usize,
+    pub n: usize,
     /// Share with a profit after costs.
-    pub(crate) hit_rate: f64,
+    pub hit_rate: f64,
     /// Profits over losses; `None` without losses.
-    pub(crate) profit_factor: Option<f64>,
+    pub profit_factor: Option<f64>,
     /// Mean profit of the winners.
-    pub(crate) mean_win: Option<f64>,
+    pub mean_win: Option<f64>,
     /// Mean loss of the others, negative.
-    pub(crate) mean_loss: Option<f64>,
+    pub mean_loss: Option<f64>,
     /// Mean profit of all.
-    pub(crate) expectancy: f64,
+    pub expectancy: f64,
     /// Mean bars from entry to exit.
-    pub(crate) mean_holding_bars: f64,
+    pub mean_holding_bars: f64,
     /// Sum of the fees.
-    pub(crate) fees: f64,
+    pub fees: f64,
 }
 
 impl TradeSummary {
     /// `None` without trades.
-    pub(crate) fn new(trades: &[Trade]) -> Option<Self> {
+    pub fn new(trades: &[Trade]) -> Option<Self> {
         let n = trades.len();
         if n == 0 {
             return None;
@@ -208,7 +208,7 @@ impl TradeSummary {
 }
 
 /// The figures of one backtest by name; what cannot be computed is missing.
-pub(crate) fn figures(simulation: &Simulation, bars_per_year: f64) -> Vec<(&'static str, f64)> {
+pub fn figures(simulation: &Simulation, bars_per_year: f64) -> Vec<(&'static str, f64)> {
     let equity = &simulation.equity;
     let (Some(&first), Some(&last)) = (equity.first(), equity.last()) else {
         return Vec::new();

@@ -3,7 +3,7 @@
 use natron_artifacts::{Metrics, StageError};
 
 use super::{
-    observations::HEADS,
+    observations::{HEADS, Observations},
     scores::{Scored, record_interval},
     set,
 };
@@ -51,35 +51,13 @@ pub(super) fn record(
     let rises: Vec<bool> = returns.iter().map(|&r| r > 0.0).collect();
     let falls: Vec<bool> = returns.iter().map(|&r| r < 0.0).collect();
     for k in [BUY, SELL, DIRECTION] {
-        let p = |i: usize, class: usize| observations.probability(k, i, class);
-        let label = |i: usize| observations.labels[k][i];
-        let (scores, calls, labels): (Vec<f64>, Vec<i8>, Vec<f64>) = windows
-            .iter()
-            .map(|&i| match k {
-                BUY => (p(i, 1), i8::from(p(i, 1) >= 0.5), label(i) as f64),
-                SELL => (-p(i, 1), -i8::from(p(i, 1) >= 0.5), -(label(i) as f64)),
-                _ => {
-                    let score = p(i, 1) - p(i, 0);
-                    let neutral = p(i, 2) > p(i, 0).max(p(i, 1));
-                    let call = if neutral {
-                        0
-                    } else if score > 0.0 {
-                        1
-                    } else {
-                        -1
-                    };
-                    let label = [-1.0, 1.0, 0.0][label(i)];
-                    (score, call, label)
-                }
-            })
-            .collect::<Vec<_>>()
-            .into_iter()
-            .fold((vec![], vec![], vec![]), |mut all, (score, call, label)| {
-                all.0.push(score);
-                all.1.push(call);
-                all.2.push(label);
-                all
-            });
+        let (mut scores, mut calls, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+        for &i in &windows {
+            let (score, call, label) = stance(observations, k, i);
+            scores.push(score);
+            calls.push(call);
+            labels.push(label);
+        }
         let ranking = Ranking::new(&scores);
         let label_ranking = Ranking::new(&labels);
         let statistics = |counts: &[u32]| {
@@ -133,6 +111,26 @@ pub(super) fn record(
         set(metrics, &format!("{at}.n_windows"), returns.len() as f64)?;
     }
     Ok(())
+}
+
+/// What the head at position `k` says of window `i`: its score, the sign it calls for (0 for none), and the label's sign.
+fn stance(observations: &Observations, k: usize, i: usize) -> (f64, i8, f64) {
+    let p = |class: usize| observations.probability(k, i, class);
+    let label = observations.labels[k][i];
+    match k {
+        BUY => (p(1), i8::from(p(1) >= 0.5), label as f64),
+        SELL => (-p(1), -i8::from(p(1) >= 0.5), -(label as f64)),
+        _ => {
+            let score = p(1) - p(0);
+            let is_neutral = p(2) > p(0).max(p(1));
+            let call = match (is_neutral, score > 0.0) {
+                (true, _) => 0,
+                (false, true) => 1,
+                (false, false) => -1,
+            };
+            (score, call, [-1.0, 1.0, 0.0][label])
+        }
+    }
 }
 
 /// How often the return has the sign that was called; `None` without calls.

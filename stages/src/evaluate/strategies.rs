@@ -119,7 +119,7 @@ impl Strategies<'_> {
                 if which == TEST {
                     self.record_cost_curve(name, first, last, sides, metrics)?;
                     if let ("signals", Some((_, trials))) = (name, &chosen) {
-                        self.record_deflation(&run, trials, metrics)?;
+                        record_deflation(&run, trials, metrics)?;
                     }
                     let place = if name == "signals" {
                         &mut outcome.signals
@@ -347,37 +347,32 @@ impl Strategies<'_> {
         }
         Ok(())
     }
+}
 
-    /// The chance that the Sharpe ratio exceeds what the best of as many worthless rules would have shown.
-    fn record_deflation(
-        &self,
-        run: &Run,
-        trials: &[f64],
-        metrics: &mut Metrics,
-    ) -> Result<(), StageError> {
-        let n = trials.len() as f64;
-        let mean = trials.iter().sum::<f64>() / n;
-        let squares: f64 = trials.iter().map(|s| (s - mean) * (s - mean)).sum();
-        let spread = if trials.len() > 1 {
-            (squares / (n - 1.0)).sqrt()
-        } else {
-            0.0
-        };
-        let benchmark = expected_best_sharpe(n, spread);
-        let deflated = Returns::new(&simple_returns(&run.net.equity))
-            .and_then(|returns| returns.probabilistic_sharpe_ratio(benchmark));
-        match deflated {
-            Some(value) => set(
-                metrics,
-                "backtest.test.signals.deflated_sharpe_ratio",
-                value,
-            ),
-            None => set(
-                metrics,
-                "left_out.backtest.test.signals.deflated_sharpe_ratio",
-                1.0,
-            ),
-        }
+/// The chance that the Sharpe ratio exceeds what the best of as many worthless rules would have shown.
+fn record_deflation(run: &Run, trials: &[f64], metrics: &mut Metrics) -> Result<(), StageError> {
+    let n = trials.len() as f64;
+    let mean = trials.iter().sum::<f64>() / n;
+    let squares: f64 = trials.iter().map(|s| (s - mean) * (s - mean)).sum();
+    let spread = if trials.len() > 1 {
+        (squares / (n - 1.0)).sqrt()
+    } else {
+        0.0
+    };
+    let benchmark = expected_best_sharpe(n, spread);
+    let deflated = Returns::new(&simple_returns(&run.net.equity))
+        .and_then(|returns| returns.probabilistic_sharpe_ratio(benchmark));
+    match deflated {
+        Some(value) => set(
+            metrics,
+            "backtest.test.signals.deflated_sharpe_ratio",
+            value,
+        ),
+        None => set(
+            metrics,
+            "left_out.backtest.test.signals.deflated_sharpe_ratio",
+            1.0,
+        ),
     }
 }
 

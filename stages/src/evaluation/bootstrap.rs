@@ -111,9 +111,9 @@ pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn mean(x: &[f64], counts: &[u32]) -> Option<f64> {
+    fn mean(x: &[f64], counts: &[u32]) -> f64 {
         let sum: f64 = x.iter().zip(counts).map(|(x, &c)| x * f64::from(c)).sum();
-        Some(sum / x.len() as f64)
+        sum / x.len() as f64
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
         };
 
         let rows = bootstrap.run(2000, Streams::new(3), "b", |counts| {
-            vec![mean(&noise, counts)]
+            vec![Some(mean(&noise, counts))]
         });
         let interval = interval(&rows, 0).unwrap();
         let (width, expected) = (interval.high - interval.low, 2.0 * 1.96 / 2000_f64.sqrt());
@@ -165,7 +165,7 @@ mod tests {
                 block_bars,
                 n_resamples: 300,
             };
-            let rows = bootstrap.run(2000, Streams::new(5), "b", |c| vec![mean(&series, c)]);
+            let rows = bootstrap.run(2000, Streams::new(5), "b", |c| vec![Some(mean(&series, c))]);
             let interval = interval(&rows, 0).unwrap();
             interval.high - interval.low
         };
@@ -185,7 +185,7 @@ mod tests {
                 block_bars: 7,
                 n_resamples: 50,
             };
-            pool.install(|| bootstrap.run(300, Streams::new(6), "b", |c| vec![mean(&x, c)]))
+            pool.install(|| bootstrap.run(300, Streams::new(6), "b", |c| vec![Some(mean(&x, c))]))
         };
 
         assert_eq!(run(1), run(3));

@@ -106,7 +106,7 @@ mod tests {
 
         let loss = log_loss(&probabilities, 2, &truth, &[1, 1]).unwrap();
         assert!(
-            (loss - (-(0.75_f64 * 0.5).ln() / 2.0)).abs() < 1e-15,
+            (loss - (-math::ln(0.75 * 0.5) / 2.0)).abs() < 1e-15,
             "{loss}"
         );
         let brier = brier_score(&probabilities, 2, &truth, &[1, 1]).unwrap();

@@ -62,7 +62,7 @@ impl Ranking {
         let mut before = 0_u64;
         for group in self.groups() {
             let size: u64 = group.iter().map(|&i| u64::from(counts[i as usize])).sum();
-            let rank = before as f64 + (size as f64 + 1.0) / 2.0;
+            let rank = before as f64 + f64::midpoint(size as f64, 1.0);
             for &i in group {
                 ranks[i as usize] = rank;
             }

@@ -62,7 +62,7 @@ pub enum Pooling {
 }
 
 /// Sizes of the encoder.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransformerConfig {
     /// Features of a bar.
@@ -298,9 +298,9 @@ impl Transformer {
         self.parameters.get("heads.buy.output.weight").is_ok()
     }
 
-    /// The states of all bars. `x`: \[windows, bars, inputs\], result: \[windows, bars, d_model\].
+    /// The states of all bars. `x`: \[windows, bars, inputs\], result: \[windows, bars, width\].
     ///
-    /// With `masked`, the embeddings of those bars (counted through all windows) are replaced by `token` \[d_model\].
+    /// With `masked`, the embeddings of those bars (counted through all windows) are replaced by `token` \[width\].
     pub fn encode(
         &self,
         x: &Tensor,
@@ -331,7 +331,7 @@ impl Transformer {
         p.norm("encoder.norm", &h)
     }
 
-    /// One vector a window. `states`: \[windows, bars, d_model\], result: \[windows, d_model\].
+    /// One vector a window. `states`: \[windows, bars, width\], result: \[windows, width\].
     pub fn pool(&self, states: &Tensor) -> Result<Tensor> {
         match self.config.pooling {
             Pooling::Mean => mean_over_time(states),
@@ -345,7 +345,7 @@ impl Transformer {
         }
     }
 
-    /// The heads' logits. `pooled`: \[windows, d_model\].
+    /// The heads' logits. `pooled`: \[windows, width\].
     pub fn logits(&self, pooled: &Tensor, pass: &Pass) -> Result<Logits> {
         let head = |name: &str| {
             let hidden = gelu(
@@ -365,7 +365,7 @@ impl Transformer {
         })
     }
 
-    /// Embeddings of the windows that end at `rows`: the pooled states, row-major \[rows, d_model\].
+    /// Embeddings of the windows that end at `rows`: the pooled states, row-major \[rows, width\].
     ///
     /// No dropout; a window's bits do not depend on the others of the call. The windows must be complete
     /// ([`WindowSource::check`]). `progress` is told how many windows are done and may stop the computation.
@@ -408,7 +408,7 @@ impl Transformer {
         Ok(out)
     }
 
-    /// What the heads say of `windows` \[n, window_bars, inputs\].
+    /// What the heads say of `windows` \[n, bars, inputs\].
     pub(crate) fn predict(&self, windows: &[f32]) -> Result<Vec<Probabilities>> {
         let logits = self.logits(&self.embed(windows)?, &Pass::inference())?;
         let (buy, sell) = (to_vec(&logits.buy)?, to_vec(&logits.sell)?);
@@ -429,7 +429,7 @@ impl Transformer {
         self.pool(&self.encode(&x, None, &Pass::inference())?)
     }
 
-    /// `windows` as a tensor \[n, window_bars, inputs\].
+    /// `windows` as a tensor \[n, bars, inputs\].
     pub(crate) fn windows(&self, windows: &[f32]) -> Result<Tensor> {
         let TransformerConfig {
             window_bars,

@@ -122,7 +122,7 @@ impl WindowSource {
         Ok(())
     }
 
-    /// The windows that end at `rows`, one after the other: \[rows, window_bars, features\].
+    /// The windows that end at `rows`, one after the other: \[rows, bars, features\].
     ///
     /// # Panics
     ///

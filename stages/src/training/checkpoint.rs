@@ -30,6 +30,15 @@ struct Part<S> {
     state: S,
 }
 
+/// What [`Checkpoints::newest`] has found.
+#[derive(Debug)]
+pub(crate) struct Newest<S> {
+    /// State and tensors of the newest checkpoint that can be used.
+    pub(crate) found: Option<(S, Tensors)>,
+    /// What was wrong with newer ones.
+    pub(crate) passed_over: Vec<String>,
+}
+
 /// A directory of checkpoints of one computation.
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
@@ -78,9 +87,7 @@ impl Checkpoints {
     }
 
     /// The newest checkpoint that is whole and of this computation, and what was wrong with newer ones.
-    pub(crate) fn newest<S: DeserializeOwned>(
-        &self,
-    ) -> Result<(Option<(S, Tensors)>, Vec<String>), StageError> {
+    pub(crate) fn newest<S: DeserializeOwned>(&self) -> Result<Newest<S>, StageError> {
         let mut passed_over = Vec::new();
         for number in self.numbers()?.into_iter().rev() {
             let path = self.path(number);
@@ -89,17 +96,23 @@ impl Checkpoints {
                 .and_then(|bytes| decode::<Part<S>>(&bytes));
             match read {
                 Ok((part, tensors)) if part.identity == self.identity => {
-                    return Ok((Some((part.state, tensors)), passed_over));
+                    return Ok(Newest {
+                        found: Some((part.state, tensors)),
+                        passed_over,
+                    });
                 }
                 Ok(_) => passed_over.push(format!(
                     "checkpoint {number} belongs to another computation"
                 )),
                 Err(error) => {
-                    passed_over.push(format!("checkpoint {number} cannot be used: {error}"))
+                    passed_over.push(format!("checkpoint {number} cannot be used: {error}"));
                 }
             }
         }
-        Ok((None, passed_over))
+        Ok(Newest {
+            found: None,
+            passed_over,
+        })
     }
 
     fn path(&self, number: u64) -> PathBuf {
@@ -225,7 +238,7 @@ mod tests {
         }
         fs::write(&path, &whole[..whole.len() / 2]).unwrap();
 
-        let (found, passed_over) = checkpoints.newest::<f64>().unwrap();
+        let Newest { found, passed_over } = checkpoints.newest::<f64>().unwrap();
 
         let (state, found) = found.unwrap();
         assert_eq!(
@@ -245,7 +258,7 @@ mod tests {
             .write(1, &1.0, &tensors(1.0))
             .unwrap();
 
-        let (found, passed_over) = Checkpoints::new(directory.path(), Digest::of(b"b"))
+        let Newest { found, passed_over } = Checkpoints::new(directory.path(), Digest::of(b"b"))
             .newest::<f64>()
             .unwrap();
 

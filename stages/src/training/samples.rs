@@ -87,7 +87,7 @@ impl Samples {
             .collect()
     }
 
-    /// The inputs of the windows `items`, one after the other: \[items, window_bars, features\].
+    /// The inputs of the windows `items`, one after the other: \[items, bars, features\].
     pub(crate) fn gather(&self, items: &[usize]) -> Vec<f32> {
         let rows: Vec<usize> = items.iter().map(|&i| self.rows[i]).collect();
         self.source.gather(&rows)

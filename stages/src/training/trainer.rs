@@ -14,7 +14,7 @@ use natron_kernels::adamw::{AdamW, global_norm, is_finite};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    checkpoint::{Checkpoints, Tensors},
+    checkpoint::{Checkpoints, Newest, Tensors},
     options::TrainingOptions,
     schedule::{Plateau, learning_rate},
 };
@@ -128,7 +128,7 @@ impl Trainer<'_> {
                 .with_help("give more bars, shorter windows or a smaller purge"));
         }
         let checkpoints = Checkpoints::new(context.checkpoints()?, context.identity());
-        let (found, passed_over) = checkpoints.newest::<State>()?;
+        let Newest { found, passed_over } = checkpoints.newest::<State>()?;
         for message in passed_over {
             context.warn(&message);
         }
@@ -138,7 +138,7 @@ impl Trainer<'_> {
             run.restore(state, &tensors)?;
         }
         run.train()?;
-        run.finish()
+        Ok(run.finish())
     }
 
     fn epoch_size(&self) -> usize {
@@ -476,9 +476,9 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Outcome, StageError> {
+    fn finish(self) -> Outcome {
         let stopped_early = self.state.epoch < self.trainer.options.epochs;
-        Ok(Outcome {
+        Outcome {
             best: self.best,
             best_epoch: self.state.best_epoch,
             best_loss: self
@@ -488,6 +488,6 @@ impl<'a> Run<'a> {
             steps: self.state.step,
             stopped_early,
             curves: self.state.curves,
-        })
+        }
     }
 }

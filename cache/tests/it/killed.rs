@@ -1,0 +1,166 @@
+//! Writers that are killed, and rivals for one key.
+
+use std::{
+    env, fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use natron_cache::{Durability, Execution, Store};
+
+use crate::{commit, ingredients, open, outputs, wrong_hits};
+
+const ROOT: &str = "NATRON_TEST_STORE";
+const JOB: &str = "NATRON_TEST_JOB";
+const RIVALS_KEY: u64 = 7;
+
+/// Not a test: what the children of the tests below do.
+#[test]
+#[ignore = "only as a child of other tests"]
+fn child() {
+    let (Some(root), Ok(job)) = (env::var_os(ROOT), env::var(JOB)) else {
+        return;
+    };
+    let store = Store::open(Path::new(&root), Durability::Full).unwrap();
+    let first: u64 = job.trim_start_matches("rival").parse().unwrap_or(0);
+    if job.starts_with("rival") {
+        let key = ingredients(RIVALS_KEY).key();
+        let _lease = store.lease(&key, &|| false).unwrap().unwrap();
+        if store.lookup_fresh(&key).unwrap().is_none() {
+            thread::sleep(Duration::from_millis(50));
+            commit(&store, RIVALS_KEY).unwrap();
+            fs::write(Path::new(&root).join(format!("computed-{first}")), "").unwrap();
+        }
+        return;
+    }
+    for seed in (first..).step_by(2) {
+        let key = ingredients(seed).key();
+        let _lease = store.lease(&key, &|| false).unwrap().unwrap();
+        commit(&store, seed).unwrap();
+        // What waits for the next commit to be flushed is lost or whole, too.
+        let staged = seed + 1_000_000;
+        let execution = Execution::default();
+        store
+            .stage(ingredients(staged), &outputs(staged), execution, b"log")
+            .unwrap();
+    }
+}
+
+fn start(root: &Path, job: &str) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args(["--exact", "killed::child", "--ignored", "--quiet"])
+        .env(ROOT, root)
+        .env(JOB, job)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn a_killed_writer_leaves_nothing_wrong() {
+    let root = tempfile::tempdir().unwrap();
+    let mut committed = 0;
+    for round in 0..12_u64 {
+        let mut children = [start(root.path(), "0"), start(root.path(), "1")];
+        // Moments spread over the first tenth of a second, some before the child has begun.
+        thread::sleep(Duration::from_millis(5 + round * 37 % 101));
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+
+        let store = open(root.path());
+        assert_eq!(wrong_hits(&store), Vec::<String>::new());
+        assert!(store.keys().len() >= committed, "results were lost");
+        committed = store.keys().len();
+        for (key, _) in store.keys() {
+            let record = store.lookup(&key).unwrap();
+            assert!(record.is_some(), "a record without its objects");
+            assert!(
+                store.try_lease(&key).unwrap().is_some(),
+                "a lease of the dead"
+            );
+        }
+        // The dead are swept: only this store's own directory and lock are left.
+        let left = fs::read_dir(store.root().join("tmp")).unwrap().count();
+        assert_eq!(left, 2);
+    }
+    assert!(committed > 10, "the children committed {committed} results");
+}
+
+#[test]
+fn of_rivals_for_a_key_one_computes_and_all_have_the_result() {
+    let root = tempfile::tempdir().unwrap();
+    let mut children: Vec<_> = (0..6)
+        .map(|i| start(root.path(), &format!("rival{i}")))
+        .collect();
+    // One that holds the lease may be killed: the others go on at once.
+    children[0].kill().unwrap();
+    let since = Instant::now();
+    for child in &mut children[1..] {
+        assert!(child.wait_timeout(since), "a child failed or hangs");
+    }
+    children[0].wait().unwrap();
+
+    let store = open(root.path());
+    assert!(
+        store
+            .lookup(&ingredients(RIVALS_KEY).key())
+            .unwrap()
+            .is_some()
+    );
+    assert!(wrong_hits(&store).is_empty());
+    let computed = fs::read_dir(root.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name() != "v1")
+        .count();
+    assert!(computed <= 1, "{computed} computed");
+}
+
+#[test]
+fn two_that_commit_one_key_without_a_lease_agree() {
+    let root = tempfile::tempdir().unwrap();
+    let (a, b) = (open(root.path()), open(root.path()));
+    thread::scope(|scope| {
+        for store in [&a, &b] {
+            scope.spawn(move || {
+                for seed in 0..20 {
+                    commit(store, seed).unwrap();
+                }
+            });
+        }
+    });
+
+    for store in [&a, &b, &open(root.path())] {
+        assert!(wrong_hits(store).is_empty());
+        for seed in 0..20 {
+            assert!(
+                store
+                    .lookup_fresh(&ingredients(seed).key())
+                    .unwrap()
+                    .is_some()
+            );
+        }
+    }
+}
+
+trait WaitTimeout {
+    /// Whether the child ends well within 20 s of `since`.
+    fn wait_timeout(&mut self, since: Instant) -> bool;
+}
+
+impl WaitTimeout for Child {
+    fn wait_timeout(&mut self, since: Instant) -> bool {
+        while since.elapsed() < Duration::from_secs(20) {
+            if let Some(status) = self.try_wait().unwrap() {
+                return status.success();
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        let _ = self.kill();
+        false
+    }
+}

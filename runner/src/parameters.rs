@@ -1,0 +1,360 @@
+//! From `with` to a stage: every parameter that does not fit is reported, not only the first.
+
+use std::collections::BTreeSet;
+
+use natron_artifacts::{ParameterError, ParsedStage, StageKind};
+use serde_json::Value;
+
+use crate::{
+    Diagnostic, Place, code,
+    did_you_mean::{listed, suggestion_or},
+    document::{Content, Node, Table},
+};
+
+/// More mistakes than this in one `with` are not looked for.
+const MAX_MISTAKES: usize = 100;
+
+/// A stage made of a `with`.
+pub(crate) struct Parameters {
+    /// The stage, when what remained without the mistakes was enough to make one.
+    pub(crate) parsed: Option<ParsedStage>,
+    /// `with` without the mistakes.
+    pub(crate) with: Node,
+    /// Whether all of `with` was good.
+    pub(crate) is_good: bool,
+}
+
+/// Parses `with` (of the stage whose `uses` stands at `uses`) as parameters of `kind`.
+pub(crate) fn parse(
+    kind: &StageKind,
+    with: Option<&Node>,
+    uses: &Place,
+    mistakes: &mut Vec<Diagnostic>,
+) -> Parameters {
+    let empty = Node::new(uses.clone(), Content::Table(Table::new()));
+    let mut reader = Reader {
+        kind,
+        uses,
+        with: with.unwrap_or(&empty).clone(),
+        has_with: with.is_some(),
+        dropped: BTreeSet::new(),
+        found: 0,
+        mistakes,
+    };
+    let is_table = reader.with.as_table().is_some();
+    if !is_table {
+        // The structure check has said so.
+        return Parameters {
+            parsed: None,
+            with: reader.with,
+            is_good: false,
+        };
+    }
+    reader.drop_broken();
+    let parsed = reader.parse();
+    Parameters {
+        parsed,
+        is_good: reader.found == 0 && reader.dropped.is_empty(),
+        with: reader.with,
+    }
+}
+
+struct Reader<'a> {
+    kind: &'a StageKind,
+    uses: &'a Place,
+    with: Node,
+    has_with: bool,
+    /// Paths of what was taken out of `with`.
+    dropped: BTreeSet<Vec<String>>,
+    found: usize,
+    mistakes: &'a mut Vec<Diagnostic>,
+}
+
+impl Reader<'_> {
+    fn report(&mut self, mistake: Diagnostic) {
+        self.found += 1;
+        self.mistakes.push(mistake);
+    }
+
+    fn drop_part(&mut self, path: &[String]) -> bool {
+        let removed = self.with.remove(path);
+        if removed {
+            self.dropped.insert(path.to_vec());
+        }
+        removed
+    }
+
+    /// Takes out what was complained about already and what is not finite.
+    fn drop_broken(&mut self) {
+        let mut paths = Vec::new();
+        find_broken(&self.with, &mut Vec::new(), &mut paths);
+        // From the back, so that positions in lists stay true.
+        for path in paths.iter().rev() {
+            let Some(node) = self.with.at(path).cloned() else {
+                continue;
+            };
+            if let Content::Float(float) = node.content {
+                let name = path.join(".");
+                let message = format!("{}: `{name}` is {float}", self.kind.name);
+                self.report(
+                    node.mistake(code::NOT_FINITE, message, "not a finite number")
+                        .help("parameters are finite numbers"),
+                );
+            }
+            self.drop_part(path);
+        }
+    }
+
+    fn parse(&mut self) -> Option<ParsedStage> {
+        loop {
+            let value = self.with.to_json(&mut |_| ());
+            let error = match self.kind.parse(&value) {
+                Ok(parsed) => return Some(parsed),
+                Err(error) => error,
+            };
+            if self.found >= MAX_MISTAKES {
+                return None;
+            }
+            if let Some(name) = quoted(&error.message, "unknown field `") {
+                if !self.unknown(&error, &name) {
+                    return None;
+                }
+            } else if let Some(name) = quoted(&error.message, "missing field `") {
+                self.missing(&error, &name);
+                return None;
+            } else if !self.wrong(&error) {
+                return None;
+            }
+        }
+    }
+
+    /// An entry that the stage does not know. Whether the rest can be tried.
+    fn unknown(&mut self, error: &ParameterError, name: &str) -> bool {
+        let mut path = error.path.clone();
+        if path.last().map(String::as_str) != Some(name) {
+            path.push(name.to_owned());
+        }
+        let parent = path[..path.len() - 1].to_vec();
+        let entry = self
+            .with
+            .at(&parent)
+            .and_then(Node::as_table)
+            .and_then(|table| table.get(name))
+            .cloned();
+        let known = names_in(&error.message, name);
+        let place = entry.as_ref().map_or(self.uses, |entry| &entry.key).clone();
+        let owner = if parent.is_empty() {
+            format!("`{}`", self.kind.name)
+        } else {
+            format!("`{}` of `{}`", parent.join("."), self.kind.name)
+        };
+        let otherwise = if known.is_empty() {
+            format!("it has no parameters; {}", self.describes())
+        } else {
+            self.describes()
+        };
+        let help = suggestion_or(name, known.iter().map(String::as_str), &otherwise);
+        let message = format!("{owner} has no parameter `{name}`");
+        self.report(
+            Diagnostic::error(
+                code::UNKNOWN_PARAMETER,
+                message,
+                &place,
+                "unknown parameter",
+            )
+            .help(help),
+        );
+        self.drop_part(&path)
+    }
+
+    fn missing(&mut self, error: &ParameterError, name: &str) {
+        let mut path = error.path.clone();
+        let place = self
+            .with
+            .at(&path)
+            .filter(|_| self.has_with)
+            .map_or(self.uses, |node| &node.place)
+            .clone();
+        let mut names = vec![name.to_owned()];
+        if path.is_empty()
+            && let Some(required) = self.kind.schema.get("required").and_then(Value::as_array)
+            && let Some(table) = self.with.as_table()
+        {
+            let others = required.iter().filter_map(Value::as_str);
+            names.extend(
+                others
+                    .filter(|other| *other != name && !table.contains_key(*other))
+                    .map(str::to_owned),
+            );
+        }
+        for name in names {
+            path.push(name.clone());
+            if !self.dropped.contains(&path) {
+                let message = format!("{}: missing parameter `{}`", self.kind.name, path.join("."));
+                let about = self.description(&path);
+                let help = format!("add `with.{} = ...`; {}", path.join("."), self.describes());
+                self.report(
+                    Diagnostic::error(code::MISSING_PARAMETER, message, &place, about).help(help),
+                );
+            }
+            path.pop();
+        }
+    }
+
+    /// A value that does not fit. Whether the rest can be tried.
+    fn wrong(&mut self, error: &ParameterError) -> bool {
+        // The path may go on into what is not there, as a variant's name.
+        let known = (0..=error.path.len())
+            .rev()
+            .find(|length| self.with.at(&error.path[..*length]).is_some())
+            .unwrap_or(0);
+        let path = error.path[..known].to_vec();
+        let is_consequence = self.dropped.iter().any(|dropped| {
+            dropped.len() > path.len() && dropped.starts_with(&path) && !path.is_empty()
+        });
+        if !is_consequence {
+            let node = self.with.at(&path).cloned();
+            let help = if error.message.starts_with("unknown variant `") {
+                let given = quoted(&error.message, "unknown variant `").unwrap_or_default();
+                let known = names_in(&error.message, &given);
+                suggestion_or(&given, known.iter().map(String::as_str), &self.describes())
+            } else {
+                self.describes()
+            };
+            let message = format!("{}: {}", self.kind.name, error.message);
+            let mistake = match node {
+                Some(node) if !path.is_empty() => {
+                    let about = self.description(&path);
+                    node.mistake(code::PARAMETER_TYPE, message, about)
+                }
+                Some(node) if self.has_with => {
+                    Diagnostic::error(code::PARAMETER_TYPE, message, &node.place, "")
+                }
+                _ => Diagnostic::error(code::PARAMETER_TYPE, message, self.uses, ""),
+            };
+            self.report(mistake.help(help));
+        }
+        !path.is_empty() && self.drop_part(&path)
+    }
+
+    fn describes(&self) -> String {
+        format!(
+            "`natron stages {}` describes its parameters",
+            self.kind.name
+        )
+    }
+
+    /// First line of what the schema says about the parameter at `path`.
+    fn description(&self, path: &[String]) -> String {
+        let mut schema = &self.kind.schema;
+        for part in path {
+            let next = schema
+                .get("properties")
+                .and_then(|properties| properties.get(part))
+                .or_else(|| schema.get("items"));
+            match next {
+                Some(next) => schema = next,
+                None => return String::new(),
+            }
+        }
+        let text = schema.get("description").and_then(Value::as_str);
+        let line = text
+            .and_then(|text| text.lines().next())
+            .unwrap_or_default();
+        match path.last() {
+            Some(name) if !line.is_empty() => {
+                format!("`{name}`: {}", line.trim_end_matches('.'))
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+fn find_broken(node: &Node, path: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+    match &node.content {
+        Content::Broken => found.push(path.clone()),
+        Content::Float(float) if !float.is_finite() => found.push(path.clone()),
+        Content::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                path.push(index.to_string());
+                find_broken(item, path, found);
+                path.pop();
+            }
+        }
+        Content::Table(table) => {
+            for (name, entry) in table {
+                path.push(name.clone());
+                find_broken(&entry.node, path, found);
+                path.pop();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The name that follows `prefix` at the start of `message`.
+fn quoted(message: &str, prefix: &str) -> Option<String> {
+    let rest = message.strip_prefix(prefix)?;
+    Some(rest[..rest.find('`')?].to_owned())
+}
+
+/// All names in back-ticks that `message` has after the first, which is `given`.
+fn names_in(message: &str, given: &str) -> Vec<String> {
+    let mut names: Vec<String> = message
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect();
+    if names.first().is_some_and(|name| name == given) {
+        names.remove(0);
+    }
+    names
+}
+
+/// What a stage that refuses its parameters or inputs says, at the parameter it names.
+pub(crate) fn refusal(
+    kind: &str,
+    error: &natron_artifacts::StageError,
+    with: &Node,
+    has_with: bool,
+    uses: &Place,
+) -> Diagnostic {
+    let message = format!("{kind}: {error}");
+    let help = error.help().map_or_else(
+        || format!("`natron stages {kind}` describes its parameters"),
+        str::to_owned,
+    );
+    let natron_artifacts::StageError::Parameters { parameter, .. } = error else {
+        return Diagnostic::error(code::REFUSED, message, uses, "")
+            .help(error.help().unwrap_or_default());
+    };
+    let path: Vec<&str> = parameter
+        .split('.')
+        .filter(|part| !part.is_empty())
+        .collect();
+    let known = (1..=path.len())
+        .rev()
+        .find_map(|length| with.at(&path[..length]));
+    match known {
+        Some(node) => node.mistake(code::REFUSED, message, ""),
+        None if has_with && path.is_empty() => {
+            Diagnostic::error(code::REFUSED, message, &with.place, "")
+        }
+        None if path.is_empty() => Diagnostic::error(code::REFUSED, message, uses, ""),
+        None => {
+            let label = format!("`{parameter}` has its default");
+            Diagnostic::error(code::REFUSED, message, uses, label)
+        }
+    }
+    .help(help)
+}
+
+/// `known` names as a help, when nothing is near.
+pub(crate) fn known_names<'a>(what: &str, names: impl Iterator<Item = &'a str> + Clone) -> String {
+    if names.clone().next().is_none() {
+        format!("it has no {what}")
+    } else {
+        format!("its {what} are {}", listed(names))
+    }
+}

@@ -1,0 +1,231 @@
+//! The JSON schema of pipeline files, for editors.
+
+use natron_artifacts::{Registry, StageKind};
+use serde_json::{Map, Value, json};
+
+/// JSON schema (draft 2020-12) of pipeline files that use the kinds of `registry`.
+pub fn pipeline_schema(registry: &Registry) -> Value {
+    let kinds: Vec<Value> = registry
+        .kinds()
+        .map(|kind| json!({"const": kind.name, "description": kind.summary}))
+        .collect();
+    let with_of_kind: Vec<Value> = registry.kinds().map(with_of_kind).collect();
+    let mut stage = stage_properties();
+    stage.insert(
+        "uses".into(),
+        json!({
+            "description": "Kind of the stage.",
+            "anyOf": [{"oneOf": kinds}, reference()]
+        }),
+    );
+    let overlay = stage.clone();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Natron pipeline",
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["stages"],
+        "properties": {
+            "pipeline": pipeline_table(),
+            "params": params("Values that `${params.NAME}` brings anywhere; `--set params.NAME=VALUE` replaces them."),
+            "stages": {
+                "description": "The stages by name.",
+                "type": "object",
+                "minProperties": 1,
+                "propertyNames": name(),
+                "additionalProperties": {
+                    "type": "object",
+                    "additionalProperties": false,
+                    "required": ["uses"],
+                    "properties": stage,
+                    "allOf": with_of_kind
+                }
+            },
+            "profiles": {
+                "description": "What `--profile NAME` lays over the file.",
+                "type": "object",
+                "propertyNames": name(),
+                "additionalProperties": {
+                    "type": "object",
+                    "additionalProperties": false,
+                    "properties": {
+                        "pipeline": pipeline_table(),
+                        "params": params("Other values of `[params]`."),
+                        "stages": {
+                            "description": "What is different in each stage.",
+                            "type": "object",
+                            "additionalProperties": {
+                                "type": "object",
+                                "additionalProperties": false,
+                                "properties": overlay
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// `with` of one kind; each parameter may be a reference instead.
+fn with_of_kind(kind: &StageKind) -> Value {
+    let mut schema = kind.schema.clone();
+    if let Value::Object(map) = &mut schema {
+        map.remove("$schema");
+        map.remove("title");
+        if let Some(Value::Object(properties)) = map.get_mut("properties") {
+            for parameter in properties.values_mut() {
+                let mut wrapped = Map::new();
+                if let Value::Object(inner) = parameter
+                    && let Some(description) = inner.get("description")
+                {
+                    wrapped.insert("description".into(), description.clone());
+                }
+                wrapped.insert("anyOf".into(), json!([parameter.take(), reference()]));
+                *parameter = Value::Object(wrapped);
+            }
+        }
+    }
+    let has_required = schema
+        .get("required")
+        .and_then(Value::as_array)
+        .is_some_and(|required| !required.is_empty());
+    let mut then = json!({"properties": {"with": schema}});
+    if has_required {
+        then["required"] = json!(["with"]);
+    }
+    json!({
+        "if": {"properties": {"uses": {"const": kind.name}}, "required": ["uses"]},
+        "then": then
+    })
+}
+
+fn pipeline_table() -> Value {
+    json!({
+        "description": "Settings of the whole pipeline.",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "name": {"description": "Name; the file's own without it.", "type": "string"},
+            "seed": {
+                "description": "Root of the seeds that stages do not choose themselves.",
+                "anyOf": [{"type": "integer", "minimum": 0}, reference()]
+            },
+            "numeric": {
+                "description": "`portable`: the same bits on every x86-64 CPU with AVX2 and FMA. `native`: whatever is fastest here.",
+                "enum": ["portable", "native"],
+                "default": "portable"
+            },
+            "device": {
+                "description": "Where stages compute that can use a GPU.",
+                "enum": ["cpu", "auto", "cuda"],
+                "default": "cpu"
+            }
+        }
+    })
+}
+
+fn params(description: &str) -> Value {
+    json!({"description": description, "type": "object", "propertyNames": name()})
+}
+
+fn stage_properties() -> Map<String, Value> {
+    let source = json!({
+        "anyOf": [
+            {"type": "string", "description": "`stage`, `stage.output`, `stage[axis=value].output`, `stage[*]`"},
+            {
+                "type": "object",
+                "description": "A file or folder of the workspace.",
+                "additionalProperties": false,
+                "required": ["file"],
+                "properties": {"file": {"type": "string"}}
+            }
+        ]
+    });
+    let scalar = json!({"type": ["string", "number", "boolean"]});
+    let scalars =
+        json!({"type": "array", "items": {"type": "object", "additionalProperties": scalar}});
+    let properties = json!({
+        "inputs": {
+            "description": "What each input reads.",
+            "type": "object",
+            "propertyNames": name(),
+            "additionalProperties": {
+                "anyOf": [source, {"type": "array", "minItems": 1, "items": source}]
+            }
+        },
+        "with": {"description": "Parameters of the kind.", "type": "object"},
+        "views": {
+            "description": "Output -> path in the workspace where it is shown, too.",
+            "type": "object",
+            "additionalProperties": {"type": "string"}
+        },
+        "matrix": {
+            "description": "One instance for each combination of the axes' values.",
+            "type": "object",
+            "properties": {
+                "zip": {
+                    "description": "Axes that go together instead of being multiplied.",
+                    "type": "array",
+                    "items": {"type": "array", "items": {"type": "string"}}
+                },
+                "include": scalars,
+                "exclude": scalars
+            },
+            "additionalProperties": {
+                "anyOf": [{"type": "array", "minItems": 1, "items": scalar}, reference()]
+            }
+        },
+        "resources": {
+            "description": "What it needs to run; never part of the key.",
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "threads": {"anyOf": [{"type": "integer", "minimum": 1}, {"enum": ["all", "one"]}, reference()]},
+                "memory": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]},
+                "gpu": {"anyOf": [{"enum": ["never", "auto", "required"]}, reference()]},
+                "tokens": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}}
+            }
+        },
+        "retries": {
+            "description": "How often it is tried again.",
+            "anyOf": [{"type": "integer", "minimum": 0, "maximum": 1000}, reference()]
+        },
+        "timeout": {
+            "description": "How long it may take: seconds, or text as `1h30m`.",
+            "type": ["integer", "string"]
+        },
+        "when": {
+            "description": "Whether there is an instance at all.",
+            "anyOf": [{"type": "boolean"}, reference()]
+        },
+        "on_failure": {
+            "description": "What its failure does to the rest.",
+            "enum": ["stop", "continue", "ignore"],
+            "default": "stop"
+        },
+        "seed": {
+            "description": "Its seed; `auto` is a hash of the root seed, the kind and the seed axes.",
+            "anyOf": [{"type": "integer", "minimum": 0}, {"const": "auto"}, reference()]
+        },
+        "seed_axes": {
+            "description": "Axes whose values change the seed, besides an axis called `seed`.",
+            "type": "array",
+            "items": {"type": "string"}
+        },
+        "salt": {"description": "Part of the key, to disown a family of results.", "type": "string"}
+    });
+    match properties {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+/// A string with a reference, which may take any type.
+fn reference() -> Value {
+    json!({"type": "string", "pattern": r"\$\{"})
+}
+
+fn name() -> Value {
+    json!({"pattern": "^[A-Za-z0-9_-]{1,128}$"})
+}

@@ -1,0 +1,321 @@
+//! From candles to what a trained model says of them: features, scaling, windows, heads, as training computed them.
+
+use natron_artifacts::{Model, Scaler, StageError};
+use natron_kernels::bars::Bars;
+
+use crate::{
+    features::{FeatureParameters, FeaturePlan},
+    models::{
+        transformer::{Probabilities, Transformer},
+        windows::WindowSource,
+    },
+};
+
+/// What a model says of one window.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prediction {
+    /// Row of the window's last bar.
+    pub row: usize,
+    /// Close of that bar, UTC nanoseconds.
+    pub ts_ns: i64,
+    /// Probabilities of the heads.
+    pub probabilities: Probabilities,
+}
+
+/// A trained model, ready to predict from candles.
+#[derive(Clone)]
+pub struct Predictor {
+    network: Transformer,
+    plan: FeaturePlan,
+    /// Positions of the model's features among the plan's columns.
+    columns: Vec<usize>,
+    features: Vec<String>,
+    scaler: Scaler,
+}
+
+impl Predictor {
+    /// The predictor of a model that `finetune` made.
+    ///
+    /// # Errors
+    ///
+    /// When the card has no feature plan or scaler, names a feature that the plan does not compute, or does not fit the
+    /// tensors; and when the model has no heads.
+    pub fn load(model: &Model) -> Result<Self, StageError> {
+        let card = &model.card;
+        let network = Transformer::from_model(model)?;
+        if !network.has_heads() {
+            return Err(StageError::data("the model is an encoder without heads")
+                .with_help("predict with the model of a `finetune` stage"));
+        }
+        let parameters: FeatureParameters = serde_json::from_value(card.feature_plan.clone())
+            .map_err(|e| StageError::data(format!("the model card's feature plan: {e}")))?;
+        let plan = FeaturePlan::compile(&parameters)?;
+        let position = |name: &String| {
+            let found = plan
+                .columns()
+                .iter()
+                .position(|column| column.name == *name);
+            found.ok_or_else(|| {
+                StageError::data(format!(
+                    "the model's feature plan does not compute `{name}`"
+                ))
+            })
+        };
+        let columns = card
+            .features
+            .iter()
+            .map(position)
+            .collect::<Result<Vec<_>, _>>()?;
+        let scaler = card
+            .scaler
+            .clone()
+            .ok_or_else(|| StageError::data("the model card has no scaler"))?;
+        let n = card.features.len();
+        if scaler.mean.len() != n || scaler.scale.len() != n {
+            return Err(StageError::data(format!(
+                "the model card's scaler does not have {n} entries"
+            )));
+        }
+        Ok(Self {
+            network,
+            plan,
+            columns,
+            features: card.features.clone(),
+            scaler,
+        })
+    }
+
+    /// Length of the model's windows, in bars.
+    pub fn window_bars(&self) -> usize {
+        self.network.config().window_bars
+    }
+
+    /// Bars that the first prediction needs: the window, and the bars that its first bar's features remember.
+    ///
+    /// With so many bars before it, a window's prediction does not depend on where the candles start.
+    pub fn minimum_bars(&self) -> usize {
+        self.plan.memory_rows() + self.window_bars()
+    }
+
+    /// One prediction for each window with enough bars before it ([`Predictor::minimum_bars`]), oldest first.
+    ///
+    /// A window in which a feature is not defined has none.
+    ///
+    /// # Errors
+    ///
+    /// When there are too few bars for a single window.
+    pub fn predict(&self, bars: Bars<'_>) -> Result<Vec<Prediction>, StageError> {
+        let first = self.minimum_bars() - 1;
+        self.predict_rows(bars, first..bars.len())
+    }
+
+    /// The prediction for the window that ends at the last bar; the bits that [`Predictor::predict`] gives it.
+    ///
+    /// # Errors
+    ///
+    /// When there are too few bars, or a feature of the window is not defined.
+    pub fn predict_last(&self, bars: Bars<'_>) -> Result<Prediction, StageError> {
+        let last = bars.len().saturating_sub(1);
+        let predictions = self.predict_rows(bars, last..bars.len())?;
+        predictions.last().copied().ok_or_else(|| {
+            StageError::data(
+                "a feature of the last window is not defined: the candles do not move enough",
+            )
+        })
+    }
+
+    fn predict_rows(
+        &self,
+        bars: Bars<'_>,
+        rows: std::ops::Range<usize>,
+    ) -> Result<Vec<Prediction>, StageError> {
+        let (needed, found) = (self.minimum_bars(), bars.len());
+        if found < needed {
+            return Err(StageError::data(format!(
+                "{found} candles are too few, the model needs {needed}"
+            ))
+            .with_help(format!("give the {needed} latest candles or more")));
+        }
+        let source = self.scaled(bars)?;
+        let rows: Vec<usize> = rows.filter(|&row| source.is_complete(row)).collect();
+        let probabilities = self.network.predictions(&source, &rows, |_| Ok(()))?;
+        Ok(rows
+            .into_iter()
+            .zip(probabilities)
+            .map(|(row, probabilities)| Prediction {
+                row,
+                ts_ns: bars.ts_ns[row],
+                probabilities,
+            })
+            .collect())
+    }
+
+    /// The scaled feature matrix of `bars`, as the model's inputs.
+    fn scaled(&self, bars: Bars<'_>) -> Result<WindowSource, StageError> {
+        let computed = self.plan.batch(bars);
+        let n = self.columns.len();
+        let mut values = vec![f32::NAN; bars.len() * n];
+        for (f, &column) in self.columns.iter().enumerate() {
+            let (mean, scale) = (self.scaler.mean[f], self.scaler.scale[f]);
+            for (row, &x) in computed[column].iter().enumerate() {
+                values[row * n + f] = ((x - mean) / scale) as f32;
+            }
+        }
+        WindowSource::new(values, self.features.clone(), self.window_bars())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use natron_artifacts::{Digest, ModelCard, Streams, Tensor};
+    use natron_kernels::bars::BarColumns;
+
+    use super::*;
+    use crate::{
+        features::{FeatureSet, fixtures::market},
+        models::{
+            parameters::Parameters,
+            transformer::{ARCHITECTURE, Pooling, TransformerConfig, head_names},
+        },
+    };
+
+    fn config(inputs: usize) -> TransformerConfig {
+        TransformerConfig {
+            inputs,
+            d_model: 16,
+            heads: 4,
+            layers: 2,
+            feed_forward: 32,
+            dropout: 0.1,
+            window_bars: 12,
+            pooling: Pooling::Mean,
+        }
+    }
+
+    fn model() -> Model {
+        let parameters = FeatureParameters::of(FeatureSet::NatronV2);
+        let plan = FeaturePlan::compile(&parameters).unwrap();
+        let features: Vec<String> = plan
+            .columns()
+            .iter()
+            .map(|column| column.name.clone())
+            .collect();
+        let config = config(features.len());
+        let columns = plan.batch(market(1000, 5).view());
+        let (mut mean, mut scale) = (Vec::new(), Vec::new());
+        for column in &columns {
+            let known: Vec<f64> = column.iter().copied().filter(|x| x.is_finite()).collect();
+            let m = known.iter().sum::<f64>() / known.len() as f64;
+            let v = known.iter().map(|x| (x - m) * (x - m)).sum::<f64>() / known.len() as f64;
+            mean.push(m);
+            scale.push(if v > 0.0 { v.sqrt() } else { 1.0 });
+        }
+        let tensors: BTreeMap<String, Tensor> =
+            Parameters::initialized(&config.classifier(), Streams::new(9))
+                .unwrap()
+                .to_stored()
+                .unwrap();
+        Model {
+            card: ModelCard {
+                architecture: ARCHITECTURE.into(),
+                hyper_parameters: serde_json::to_value(config).unwrap(),
+                features,
+                feature_plan: serde_json::to_value(&parameters).unwrap(),
+                scaler: Some(Scaler { mean, scale }),
+                window_bars: 12,
+                label_horizon_bars: 3,
+                heads: head_names(),
+                trained_on: Digest::of(b"test"),
+                made_by: "finetune".into(),
+                extra: BTreeMap::new(),
+            },
+            tensors,
+        }
+    }
+
+    fn refusal(change: impl FnOnce(&mut Model)) -> String {
+        let mut model = model();
+        change(&mut model);
+        Predictor::load(&model)
+            .err()
+            .expect("the model is unsound")
+            .to_string()
+    }
+
+    #[test]
+    fn the_last_window_alone_gives_the_bits_it_gives_among_all() {
+        let predictor = Predictor::load(&model()).unwrap();
+        let bars = market(predictor.minimum_bars() + 150, 5);
+
+        let all = predictor.predict(bars.view()).unwrap();
+
+        assert!(all.len() > 100, "{} predictions", all.len());
+        assert_eq!(
+            *all.last().unwrap(),
+            predictor.predict_last(bars.view()).unwrap()
+        );
+        assert!(all.windows(2).all(|pair| pair[0].ts_ns < pair[1].ts_ns));
+        assert!(all.iter().any(|p| p.probabilities != all[0].probabilities));
+    }
+
+    #[test]
+    fn a_prediction_does_not_depend_on_where_the_candles_start() {
+        let predictor = Predictor::load(&model()).unwrap();
+        let bars = market(predictor.minimum_bars() + 400, 5);
+        let mut recent: BarColumns = bars.clone();
+        recent.keep_last(predictor.minimum_bars());
+
+        let (long, short) = (
+            predictor.predict_last(bars.view()).unwrap(),
+            predictor.predict_last(recent.view()).unwrap(),
+        );
+
+        assert_eq!(long.ts_ns, short.ts_ns);
+        let (a, b) = (long.probabilities, short.probabilities);
+        for (a, b) in a
+            .direction
+            .iter()
+            .chain(&a.regime)
+            .zip(b.direction.iter().chain(&b.regime))
+        {
+            assert!((a - b).abs() < 1e-5, "{a} against {b}");
+        }
+    }
+
+    #[test]
+    fn says_how_many_candles_it_needs() {
+        let predictor = Predictor::load(&model()).unwrap();
+        let needed = predictor.minimum_bars();
+
+        let error = predictor
+            .predict(market(needed - 1, 5).view())
+            .unwrap_err()
+            .to_string();
+
+        assert_eq!(
+            error,
+            format!(
+                "{} candles are too few, the model needs {needed}",
+                needed - 1
+            )
+        );
+    }
+
+    #[test]
+    fn refuses_a_model_that_does_not_say_how_it_is_used() {
+        assert!(refusal(|m| m.card.scaler = None).contains("no scaler"));
+        assert!(
+            refusal(|m| m.card.feature_plan = serde_json::Value::Null).contains("feature plan")
+        );
+        assert!(
+            refusal(|m| m.card.features[3] = "rsi_99".into()).contains("does not compute `rsi_99`")
+        );
+        assert!(refusal(|m| m.card.features.truncate(5)).contains("5 features for"));
+        assert!(
+            refusal(|m| m.tensors.retain(|name, _| name.starts_with("encoder.")))
+                .contains("encoder without heads")
+        );
+    }
+}

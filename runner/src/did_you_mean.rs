@@ -1,7 +1,7 @@
 //! The name that was meant.
 
 /// The one of `names` nearest to `name`, if it is near enough to be meant.
-pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let letters = name.chars().count();
     // Half of the letters must stay; three mistakes in one word are no slip any more.
     let limit = (letters / 2).clamp(1, 3);

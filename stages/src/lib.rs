@@ -16,6 +16,8 @@ pub mod report;
 mod training;
 
 use natron_artifacts::Registry;
+/// For programs that train: freed blocks are kept for the next step.
+pub use natron_kernels::allocator;
 
 #[cfg(test)]
 #[path = "../build/fingerprint.rs"]

@@ -1,7 +1,7 @@
 //! From candles to what a trained model says of them: features, scaling, windows, heads, as training computed them.
 
 use natron_artifacts::{Model, Scaler, StageError};
-use natron_kernels::bars::Bars;
+pub use natron_kernels::bars::Bars;
 
 use crate::{
     features::{FeatureParameters, FeaturePlan},

@@ -4,11 +4,13 @@
 
 pub mod backtest;
 pub mod command;
+mod dataset;
 pub mod evaluate;
 mod evaluation;
 pub mod features;
 pub mod finetune;
 pub mod labels;
+mod load;
 pub mod models;
 pub mod predict;
 pub mod pretrain;
@@ -29,10 +31,18 @@ include!(concat!(env!("OUT_DIR"), "/fingerprints.rs"));
 pub fn registry() -> Registry {
     let mut registry = Registry::new();
     registry.register::<command::Command>("command", fingerprint("command"));
+    registry.register::<dataset::Dataset>("dataset", fingerprint("dataset"));
     registry.register::<evaluate::Evaluate>("evaluate", fingerprint("evaluate"));
     registry.register::<features::FeatureParameters>("features", fingerprint("features"));
     registry.register::<finetune::Finetune>("finetune", fingerprint("finetune"));
-    registry.register::<labels::natron_v2::NatronV2Labels>("labels.natron_v2", fingerprint("labels.natron_v2"));
+    registry.register::<labels::natron_v2::NatronV2Labels>(
+        "labels.natron_v2",
+        fingerprint("labels.natron_v2"),
+    );
+    registry.register::<load::LoadCandles>("load.candles", fingerprint("load.candles"));
+    registry.register::<load::LoadCsv>("load.csv", fingerprint("load.csv"));
+    registry.register::<load::LoadParquet>("load.parquet", fingerprint("load.parquet"));
+    registry.register::<load::LoadSynthetic>("load.synthetic", fingerprint("load.synthetic"));
     registry.register::<pretrain::Pretrain>("pretrain", fingerprint("pretrain"));
     registry.register::<report::Report>("report", fingerprint("report"));
     registry

@@ -69,9 +69,7 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
         );
         if upstream && !causes.is_empty() {
             block.line(&style.bold("  root causes"));
-            causes
-                .iter()
-                .for_each(|cause| block.line(&format!("    {}", cause_text(cause, style))));
+            block.lines(4, causes.iter().map(|cause| cause_text(cause, style)));
         }
         if let Some(ingredients) = &stage.ingredients {
             block.line(&style.bold("  the key is made of"));
@@ -237,9 +235,7 @@ pub(crate) fn forecast_text(explanation: &Explanation, style: Style) -> String {
         Align::Right,
         Align::Left,
     ];
-    columns(&rows, &align)
-        .iter()
-        .for_each(|line| block.line(line));
+    block.lines(0, columns(&rows, &align));
     if !explanation.causes.is_empty() {
         block.line("");
         block.line(&style.bold("root causes"));

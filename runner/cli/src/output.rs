@@ -91,15 +91,6 @@ impl Output {
         self.stderr_is_terminal
     }
 
-    /// Columns of the terminal, or 100.
-    pub(crate) fn width(&self) -> usize {
-        console::Term::stdout()
-            .size_checked()
-            .or_else(|| console::Term::stderr().size_checked())
-            .map_or(100, |(_, columns)| usize::from(columns))
-            .max(20)
-    }
-
     fn lock(&self) -> MutexGuard<'_, Data> {
         self.stdout.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,6 +151,15 @@ impl Output {
         data.attempt(Write::flush);
         data.error.take().map_or(Ok(()), Err)
     }
+}
+
+/// Columns of the terminal, or 100.
+pub(crate) fn terminal_width() -> usize {
+    console::Term::stdout()
+        .size_checked()
+        .or_else(|| console::Term::stderr().size_checked())
+        .map_or(100, |(_, columns)| usize::from(columns))
+        .max(20)
 }
 
 /// Writes one line (or several) for people to the standard error. Whoever cannot be told cannot be told that either.

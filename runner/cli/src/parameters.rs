@@ -175,7 +175,9 @@ fn toml_value(value: &Value) -> String {
         }
         Value::Number(number) => match number.as_f64() {
             // The default of a single-precision parameter comes as the nearest double.
-            Some(value) if number.is_f64() && f64::from(value as f32) == value => {
+            Some(value)
+                if number.is_f64() && f64::from(value as f32).to_bits() == value.to_bits() =>
+            {
                 (value as f32).to_string()
             }
             _ => number.to_string(),

@@ -77,6 +77,7 @@ struct State {
 
 struct Running {
     bar: Option<ProgressBar>,
+    started: Instant,
     /// The first progress that was told, from which the rate counts.
     first: Option<(Instant, u64)>,
     last_plain: Instant,
@@ -140,7 +141,7 @@ impl Display {
         let bar = (self.mode == Mode::Bars).then(|| {
             let bar = self.bars.add(ProgressBar::new_spinner());
             bar.set_style(
-                ProgressStyle::with_template("{spinner} {wide_msg}")
+                ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}")
                     .expect("the template is valid"),
             );
             bar.set_message(format!("{}  {}", self.padded(stage), self.style.dim(kind)));
@@ -149,6 +150,7 @@ impl Display {
         });
         let running = Running {
             bar,
+            started: now,
             first: None,
             last_plain: now,
         };
@@ -183,6 +185,11 @@ impl Display {
         let (finished, stages) = (state.finished, state.stages);
         let running = state.running.remove(stage);
         drop(state);
+        // A stage that did not end well is not measured by the runner.
+        let seconds = match &running {
+            Some(running) if !outcome.is_done() => running.started.elapsed().as_secs_f64(),
+            _ => seconds,
+        };
         if let Some(bar) = running.and_then(|running| running.bar) {
             bar.finish_and_clear();
             self.bars.remove(&bar);

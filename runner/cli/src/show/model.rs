@@ -39,9 +39,7 @@ pub(super) fn text(name: &str, model: &Model, style: Style, width: usize) -> Str
         block.line("");
         block.line(&style.bold(&units::plural(card.features.len(), "feature")));
         let names: Vec<String> = card.features.iter().map(|name| printable(name)).collect();
-        wrapped(&names.join(", "), width.saturating_sub(2))
-            .iter()
-            .for_each(|line| block.line(&format!("  {line}")));
+        block.lines(2, wrapped(&names.join(", "), width.saturating_sub(2)));
     }
     if !card.extra.is_empty() {
         let extra = card
@@ -61,9 +59,7 @@ pub(super) fn text(name: &str, model: &Model, style: Style, width: usize) -> Str
         Align::Right,
         Align::Right,
     ];
-    columns(&rows, &align)
-        .iter()
-        .for_each(|line| block.line(&format!("  {line}")));
+    block.lines(2, columns(&rows, &align));
     block.text()
 }
 

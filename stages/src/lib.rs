@@ -3,7 +3,7 @@
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
 pub mod backtest;
-pub mod command;
+mod command;
 mod dataset;
 pub mod evaluate;
 mod evaluation;

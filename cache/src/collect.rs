@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use natron_artifacts::Digest;
 
 use crate::{Entry, EntryKind, Lease, StageKey, Store, StoreError, clock, store::remove_any};
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 
 /// What must stay: the keys and objects that run records and lock files name.
 #[derive(Debug, Clone, Default)]
@@ -198,11 +198,11 @@ pub fn collect(store: &Store, roots: &Roots, policy: &Policy) -> Result<Plan, St
             .actions()
             .compact(store.writer()?, |key| !doomed.contains(key))?;
         for (digest, _) in &plan.objects {
-            discard(store, store.object_path(digest), &digest.to_hex())?;
+            discard(store, &store.object_path(digest), &digest.to_hex())?;
         }
         for (key, _) in &plan.checkpoints {
             let path = store.root().join("ckpt").join(key.to_string());
-            discard(store, path, &format!("ckpt-{key}"))?;
+            discard(store, &path, &format!("ckpt-{key}"))?;
         }
         for (path, _) in &plan.quarantined {
             remove_any(store.storage(), path)?;
@@ -292,11 +292,11 @@ fn old_checkpoints(
 }
 
 /// Moves something to the trash, in one step that nobody can see half of.
-fn discard(store: &Store, path: PathBuf, name: &str) -> Result<(), StoreError> {
+fn discard(store: &Store, path: &Path, name: &str) -> Result<(), StoreError> {
     let target = store.root().join("trash").join(name);
-    match store.storage().rename(&path, &target) {
+    match store.storage().rename(path, &target) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(StoreError::io("remove", &path)(error))
+            Err(StoreError::io("remove", path)(error))
         }
         _ => Ok(()),
     }
@@ -304,7 +304,7 @@ fn discard(store: &Store, path: PathBuf, name: &str) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs, path::Path};
+    use std::{collections::BTreeMap, fs};
 
     use natron_artifacts::{Artifact, Report};
 

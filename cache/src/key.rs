@@ -291,10 +291,12 @@ mod tests {
         assert_eq!(again.key(), ingredients.key());
     }
 
+    type Change = Box<dyn Fn(&mut Ingredients)>;
+
     #[test]
     fn every_field_is_part_of_the_key() {
         let base = ingredients();
-        let changes: Vec<(&str, Box<dyn Fn(&mut Ingredients)>)> = vec![
+        let changes: Vec<(&str, Change)> = vec![
             ("format", Box::new(|i| i.format += 1)),
             ("kind", Box::new(|i| i.kind = "pretrain".into())),
             ("code", Box::new(|i| i.code = "c1de".into())),

@@ -46,7 +46,28 @@ pub struct Recorder {
     log: Log,
 }
 
-type Log = Arc<Mutex<(Vec<Effect>, usize)>>;
+type Log = Arc<Mutex<Noted>>;
+
+#[derive(Debug, Default)]
+struct Noted {
+    effects: Vec<Effect>,
+    files: usize,
+    /// Effects asked for, the refused ones included.
+    asked: usize,
+    refused: Option<usize>,
+}
+
+impl Noted {
+    /// Counts one more effect, and refuses it if it is the one to be refused.
+    fn ask(&mut self) -> io::Result<()> {
+        self.asked += 1;
+        if self.refused == Some(self.asked) {
+            Err(io::Error::from_raw_os_error(nix::libc::EIO))
+        } else {
+            Ok(())
+        }
+    }
+}
 
 #[derive(Debug)]
 struct RecordedFile {
@@ -71,11 +92,27 @@ impl Recorder {
 
     /// All that happened.
     pub fn effects(&self) -> Vec<Effect> {
-        lock(&self.log).0.clone()
+        lock(&self.log).effects.clone()
+    }
+
+    /// Makes the `n`th effect from now on fail, counted from 1, with an error of the disk.
+    pub fn refuse(&self, n: usize) {
+        let mut log = lock(&self.log);
+        log.refused = Some(log.asked + n);
+    }
+
+    /// Whether the effect to be refused has been asked for.
+    pub fn has_refused(&self) -> bool {
+        let log = lock(&self.log);
+        log.refused.is_some_and(|n| log.asked >= n)
+    }
+
+    fn ask(&self) -> io::Result<()> {
+        lock(&self.log).ask()
     }
 
     fn note(&self, effect: Effect) {
-        lock(&self.log).0.push(effect);
+        lock(&self.log).effects.push(effect);
     }
 
     fn relative(&self, path: &Path) -> PathBuf {
@@ -83,15 +120,25 @@ impl Recorder {
     }
 }
 
-fn lock(log: &Log) -> MutexGuard<'_, (Vec<Effect>, usize)> {
+fn lock(log: &Log) -> MutexGuard<'_, Noted> {
     log.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Write for RecordedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let asked = lock(&self.log).ask();
+        if let Err(error) = asked {
+            // A full disk takes a part.
+            let part = bytes[..bytes.len() / 2].to_vec();
+            self.inner.write_all(&part)?;
+            lock(&self.log)
+                .effects
+                .push(Effect::Write(self.number, part));
+            return Err(error);
+        }
         let n = self.inner.write(bytes)?;
         let effect = Effect::Write(self.number, bytes[..n].to_vec());
-        lock(&self.log).0.push(effect);
+        lock(&self.log).effects.push(effect);
         Ok(n)
     }
 
@@ -103,13 +150,16 @@ impl Write for RecordedFile {
 impl StorageFile for RecordedFile {
     fn sync(&mut self) -> io::Result<()> {
         // The disk is not asked: only what was asked of it counts here.
-        lock(&self.log).0.push(Effect::Sync(self.number));
+        let mut log = lock(&self.log);
+        log.ask()?;
+        log.effects.push(Effect::Sync(self.number));
         Ok(())
     }
 }
 
 impl Storage for Recorder {
     fn create_directory(&self, path: &Path) -> io::Result<()> {
+        self.ask()?;
         let is_new = !path.exists();
         Disk.create_directory(path)?;
         if is_new {
@@ -119,11 +169,13 @@ impl Storage for Recorder {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
+        self.ask()?;
         let inner = Disk.create(path)?;
         let mut log = lock(&self.log);
-        let number = log.1;
-        log.1 += 1;
-        log.0.push(Effect::Create(self.relative(path), number));
+        let number = log.files;
+        log.files += 1;
+        log.effects
+            .push(Effect::Create(self.relative(path), number));
         Ok(Box::new(RecordedFile {
             inner,
             number,
@@ -132,24 +184,28 @@ impl Storage for Recorder {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.ask()?;
         Disk.rename(from, to)?;
         self.note(Effect::Rename(self.relative(from), self.relative(to)));
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.ask()?;
         Disk.remove(path)?;
         self.note(Effect::Remove(self.relative(path)));
         Ok(())
     }
 
     fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        self.ask()?;
         Disk.remove_directory(path)?;
         self.note(Effect::RemoveDirectory(self.relative(path)));
         Ok(())
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.ask()?;
         self.note(Effect::SyncDirectory(self.relative(path)));
         Ok(())
     }

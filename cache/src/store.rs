@@ -248,8 +248,8 @@ impl Store {
     pub fn read(&self, digest: &Digest) -> Result<Bytes, StoreError> {
         match self.objects.read(digest) {
             Err(StoreError::Missing { .. }) if self.has_waiting() => {
-                // It may be staged.
-                self.flush()?;
+                // It may be staged. Failures stay for `flush` to report.
+                self.flush_batch();
                 self.objects.read(digest)
             }
             other => other,

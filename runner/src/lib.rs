@@ -40,10 +40,13 @@ pub mod history;
 pub mod lock;
 mod noop;
 mod pipeline_schema;
+pub mod render;
+mod roots;
 mod session;
 mod verify;
 
 pub use diagnostic::{Diagnostic, Label, Place, Severity, SourceText, code};
+pub use did_you_mean::nearest as did_you_mean;
 pub use divergence::{Divergence, first_divergence};
 pub use events::{Event, Outcome, Unwatched, Watcher};
 pub use execute::{
@@ -57,6 +60,7 @@ pub use graph::{
 pub use lock::{LockDifference, LockEntry, LockError, LockFile, LockedOutput, lock_path};
 pub use noop::forget;
 pub use pipeline_schema::pipeline_schema;
+pub use roots::roots;
 pub use session::{Invocation, LockMode, SessionError, SessionSummary, run_file};
 pub use verify::{StageVerdict, Verdict, Verification, VerifyOptions, verify, verify_locked};
 pub use views::write_view;

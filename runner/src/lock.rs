@@ -168,6 +168,12 @@ impl LockFile {
         })
     }
 
+    /// The keys of all entries, whatever their profile.
+    pub fn keys(&self) -> impl Iterator<Item = natron_cache::StageKey> {
+        let entries = self.profiles.values().flat_map(BTreeMap::values);
+        entries.map(|entry| natron_cache::StageKey::new(entry.key))
+    }
+
     /// The entries for `graph`'s profile.
     pub fn entries(&self, graph: &Graph) -> Option<&BTreeMap<String, LockEntry>> {
         self.profiles

@@ -4,6 +4,7 @@
 //! `low <= open, close <= high`. `statistics`: counts of what was read, dropped and filled.
 
 mod bars;
+pub(crate) mod candles;
 mod columns;
 pub(crate) mod csv;
 mod interval;

@@ -8,7 +8,7 @@ use natron_cache::{
     recording::{Effect, Recorder, crash_states},
 };
 
-use crate::{commit, ingredients, open, wrong_hits};
+use crate::{commit, ingredients, memory, open, wrong_hits};
 
 fn key(seed: u64) -> StageKey {
     ingredients(seed).key()
@@ -16,7 +16,7 @@ fn key(seed: u64) -> StageKey {
 
 /// Two commits, then whatever `more` does.
 fn record(more: impl FnOnce(&Store, &Recorder)) -> Vec<Effect> {
-    let root = tempfile::tempdir().unwrap();
+    let root = memory();
     let recorder = Arc::new(Recorder::new(root.path()));
     let store = Store::open_on(
         Arc::clone(&recorder) as Arc<_>,
@@ -37,7 +37,7 @@ fn violations(effects: &[Effect], promised_until: &str) -> (usize, BTreeSet<Stri
     let mut violations = BTreeSet::new();
     let states = crash_states(effects);
     for (image, promises) in &states {
-        let root = tempfile::tempdir().unwrap();
+        let root = memory();
         image.write_to(root.path()).unwrap();
         let store = match Store::open(root.path(), Durability::None) {
             Ok(store) => store,
@@ -163,4 +163,34 @@ fn the_sweep_notices_a_store_that_writes_the_record_first() {
             .any(|violation| violation.contains("damaged")),
         "{violations:#?}"
     );
+}
+
+/// Every effect of a commit fails once: the commit says so, nothing is wrong, and the next one works.
+#[test]
+fn a_refusal_of_the_disk_is_an_error_and_no_more() {
+    for n in 1.. {
+        let root = memory();
+        let recorder = Arc::new(Recorder::new(root.path()));
+        let storage = Arc::clone(&recorder) as Arc<_>;
+        let store = Store::open_on(storage, root.path(), Durability::Full).unwrap();
+        commit(&store, 1).unwrap();
+        recorder.refuse(n);
+
+        let result = commit(&store, 2);
+        if !recorder.has_refused() {
+            assert!(n > 10, "a commit has only {n} effects");
+            break;
+        }
+        assert!(result.is_err(), "effect {n}");
+        assert!(wrong_hits(&store).is_empty(), "effect {n}");
+        assert!(wrong_hits(&open(root.path())).is_empty(), "effect {n}");
+        commit(&store, 2).unwrap();
+        commit(&store, 3).unwrap();
+        for store in [&store, &open(root.path())] {
+            for seed in [1, 2, 3] {
+                assert!(store.lookup(&key(seed)).unwrap().is_some(), "effect {n}");
+            }
+            assert!(wrong_hits(store).is_empty(), "effect {n}");
+        }
+    }
 }

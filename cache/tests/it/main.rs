@@ -1,5 +1,7 @@
 //! The store under loss of power, killed writers and rivals.
 
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
 mod crash_states;
 mod killed;
 mod torn;
@@ -8,6 +10,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use natron_artifacts::{Artifact, Bytes, FileContent, Files, Metrics, Sealed};
 use natron_cache::{Committed, Durability, Execution, Ingredients, Store, StoreError};
+use tempfile::TempDir;
 
 fn ingredients(seed: u64) -> Ingredients {
     let mut ingredients = Ingredients::new("toy", "c0de");
@@ -62,6 +65,11 @@ fn wrong_hits(store: &Store) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// A directory in memory where there is one: the sweeps build thousands of small files.
+fn memory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
 fn open(root: &Path) -> Store {

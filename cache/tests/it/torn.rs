@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use natron_cache::Store;
 
-use crate::{commit, ingredients, open, wrong_hits};
+use crate::{commit, ingredients, memory, open, wrong_hits};
 
 fn segment(store: &Store) -> PathBuf {
     let mut entries = fs::read_dir(store.root().join("ac")).unwrap();
@@ -13,7 +13,7 @@ fn segment(store: &Store) -> PathBuf {
 
 #[test]
 fn a_record_cut_at_any_byte_hides_no_other() {
-    let root = tempfile::tempdir().unwrap();
+    let root = memory();
     let store = open(root.path());
     for seed in [1, 2] {
         commit(&store, seed).unwrap();
@@ -42,7 +42,7 @@ fn a_record_cut_at_any_byte_hides_no_other() {
 
 #[test]
 fn a_damaged_record_hides_no_other() {
-    let root = tempfile::tempdir().unwrap();
+    let root = memory();
     let store = open(root.path());
     commit(&store, 1).unwrap();
     let segment = segment(&store);

@@ -1,1 +1,15 @@
-fn main() {}
+//! The `natron` program with the built-in stages.
+
+use std::process::ExitCode;
+
+use natron_stages::allocator::CachingAllocator;
+
+/// Free memory that is kept for the next training step, in bytes: that of a step of the largest model.
+const RETAINED_BYTES: usize = 1 << 30;
+
+#[global_allocator]
+static ALLOCATOR: CachingAllocator = CachingAllocator::new(RETAINED_BYTES);
+
+fn main() -> ExitCode {
+    natron_cli::main_with(natron_stages::registry())
+}

@@ -29,52 +29,52 @@ const MAX_COLUMNS: usize = 4096;
 #[serde(deny_unknown_fields)]
 pub(crate) struct LoadCsv {
     /// The file, relative to the workspace or absolute. Its content is part of the key; its path is not.
-    path: String,
+    pub(super) path: String,
     /// The file's names of the columns, as `{ time = "Date", volume = "VolumeFrom" }`.
     #[serde(default)]
-    columns: CandleColumns,
+    pub(super) columns: CandleColumns,
     /// Further columns of numbers to keep: their name in `candles`, then the file's name. Empty cells stay missing.
     #[serde(default)]
-    extra: BTreeMap<String, String>,
+    pub(super) extra: BTreeMap<String, String>,
     /// What stands between two cells.
     #[serde(default)]
-    delimiter: Delimiter,
+    pub(super) delimiter: Delimiter,
     /// What stands between whole and fraction.
     #[serde(default)]
-    decimal: Decimal,
+    pub(super) decimal: Decimal,
     /// Whether the file has a header. Without one the columns are called `1`, `2`, ..., and the usual order is time, open,
     /// high, low, close, volume.
     #[serde(default = "yes")]
-    header: bool,
+    pub(super) header: bool,
     /// Lines to skip before the header, as some vendors put their address there.
     #[serde(default)]
-    skip_lines: u32,
+    pub(super) skip_lines: u32,
     /// Form of the times: `auto`, `unix_s`, `unix_ms`, `unix_us`, `unix_ns` or a pattern of strptime, as `%d.%m.%Y %H:%M`.
     /// `auto` reads RFC 3339, `2024-01-31 13:45[:00[.000]]`, the same with `.` or `/` in the date, dates alone, and counts
     /// since 1970 in seconds to nanoseconds.
     #[serde(default = "auto")]
-    time_format: String,
+    pub(super) time_format: String,
     /// Offset of times that do not state theirs: `UTC` or as `+02:00`.
     #[serde(default = "utc")]
-    time_zone: String,
+    pub(super) time_zone: String,
     /// Which end of the bar the times stand for.
     #[serde(default)]
-    time_is: TimeIs,
+    pub(super) time_is: TimeIs,
     /// Length of a bar, as `1h`; the median step of the file when not given.
     #[serde(default)]
-    interval: Option<Interval>,
+    pub(super) interval: Option<Interval>,
     /// In which order the bars are.
     #[serde(default)]
-    order: Order,
+    pub(super) order: Order,
     /// What to do about bars that break a rule.
     #[serde(default)]
-    policies: BarPolicies,
+    pub(super) policies: BarPolicies,
 }
 
 /// What stands between two cells.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-enum Delimiter {
+pub(super) enum Delimiter {
     /// The first of `;`, tab, `|` and `,` that the header holds.
     #[default]
     Auto,
@@ -91,7 +91,7 @@ enum Delimiter {
 /// What stands between whole and fraction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-enum Decimal {
+pub(super) enum Decimal {
     /// As the first number that has either; all others must agree.
     #[default]
     Auto,
@@ -111,6 +111,13 @@ fn auto() -> String {
 
 fn utc() -> String {
     "UTC".into()
+}
+
+impl Default for LoadCsv {
+    /// What leaving all parameters out means.
+    fn default() -> Self {
+        serde_json::from_str(r#"{"path": ""}"#).expect("every other parameter has a default")
+    }
 }
 
 impl Stage for LoadCsv {

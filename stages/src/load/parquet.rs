@@ -51,31 +51,31 @@ const BATCH_ROWS: usize = 65_536;
 #[serde(deny_unknown_fields)]
 pub(crate) struct LoadParquet {
     /// The file, relative to the workspace or absolute. Its content is part of the key; its path is not.
-    path: String,
+    pub(super) path: String,
     /// The file's names of the columns, as `{ time = "date", volume = "base_volume" }`.
     #[serde(default)]
-    columns: CandleColumns,
+    pub(super) columns: CandleColumns,
     /// Further columns of numbers to keep: their name in `candles`, then the file's name. Nulls stay missing.
     #[serde(default)]
-    extra: BTreeMap<String, String>,
+    pub(super) extra: BTreeMap<String, String>,
     /// Form of times that are texts or integers: `auto`, `unix_s`, `unix_ms`, `unix_us`, `unix_ns` or a pattern of strptime.
     #[serde(default = "auto")]
-    time_format: String,
+    pub(super) time_format: String,
     /// Offset of times that do not state theirs: `UTC` or as `+02:00`.
     #[serde(default = "utc")]
-    time_zone: String,
+    pub(super) time_zone: String,
     /// Which end of the bar the times stand for.
     #[serde(default)]
-    time_is: TimeIs,
+    pub(super) time_is: TimeIs,
     /// Length of a bar, as `1h`; the median step of the file when not given.
     #[serde(default)]
-    interval: Option<Interval>,
+    pub(super) interval: Option<Interval>,
     /// In which order the bars are.
     #[serde(default)]
-    order: Order,
+    pub(super) order: Order,
     /// What to do about bars that break a rule.
     #[serde(default)]
-    policies: BarPolicies,
+    pub(super) policies: BarPolicies,
 }
 
 fn auto() -> String {
@@ -84,6 +84,13 @@ fn auto() -> String {
 
 fn utc() -> String {
     "UTC".into()
+}
+
+impl Default for LoadParquet {
+    /// What leaving all parameters out means.
+    fn default() -> Self {
+        serde_json::from_str(r#"{"path": ""}"#).expect("every other parameter has a default")
+    }
 }
 
 impl Stage for LoadParquet {

@@ -134,6 +134,13 @@ const REGIMES: [Regime; 4] = [
     },
 ];
 
+impl Default for LoadSynthetic {
+    /// What leaving all parameters out means.
+    fn default() -> Self {
+        serde_json::from_str("{}").expect("every other parameter has a default")
+    }
+}
+
 impl Stage for LoadSynthetic {
     fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
         let above_zero = [

@@ -1,0 +1,11 @@
+//! The real binary in temporary folders.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; what they unwrap is what the tests are about"
+)]
+
+mod help;
+mod natron;
+mod output;
+mod workspace;

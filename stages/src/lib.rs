@@ -15,6 +15,7 @@ pub mod models;
 pub mod predict;
 pub mod pretrain;
 pub mod report;
+pub mod rl;
 mod training;
 
 use natron_artifacts::Registry;
@@ -45,5 +46,6 @@ pub fn registry() -> Registry {
     registry.register::<load::LoadSynthetic>("load.synthetic", fingerprint("load.synthetic"));
     registry.register::<pretrain::Pretrain>("pretrain", fingerprint("pretrain"));
     registry.register::<report::Report>("report", fingerprint("report"));
+    registry.register::<rl::Rl>("rl", fingerprint("rl"));
     registry
 }

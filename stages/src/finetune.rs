@@ -22,7 +22,7 @@ use crate::{
     training::{
         class_weights::balanced,
         options::{ScheduleKind, TrainingOptions},
-        samples::{Samples, Split, scaler, whole_numbers},
+        samples::{Samples, Split, expected_sizes, scaler, whole_numbers},
         trainer::{Loss, Task, Trainer},
     },
 };
@@ -268,6 +268,7 @@ impl Stage for Finetune {
             "train_buy",
             "train_sell",
         ];
+        let (features, bars) = expected_sizes(inputs);
         Ok(Signature::new()
             .input_table("matrix", ["ts_ns"])
             .input_table("windows", labels)
@@ -276,7 +277,8 @@ impl Stage for Finetune {
             .output("model", PortSchema::of(Kind::Model))
             .output("metrics", PortSchema::of(Kind::Metrics))
             .output("predictions", PortSchema::table(prediction_columns()))
-            .threads(Threads::All))
+            .threads(Threads::All)
+            .memory_bytes(self.config(features, bars).training_bytes(self.batch)))
     }
 
     fn run(&self, context: &mut StageContext) -> Result<(), StageError> {

@@ -30,7 +30,7 @@ use crate::{
     },
     training::{
         options::{ScheduleKind, TrainingOptions},
-        samples::{Samples, Split, scaler},
+        samples::{Samples, Split, expected_sizes, scaler},
         trainer::{Loss, Task, Trainer},
     },
 };
@@ -203,12 +203,13 @@ impl Pretrain {
 }
 
 impl Stage for Pretrain {
-    fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
+    fn signature(&self, inputs: &Schemas) -> Result<Signature, StageError> {
         self.check()?;
         let network = json!({
             "d_model": self.d_model, "heads": self.heads, "layers": self.layers,
             "feed_forward": self.feed_forward, "pooling": self.pooling,
         });
+        let (features, bars) = expected_sizes(inputs);
         Ok(Signature::new()
             .input_table("matrix", ["ts_ns"])
             .input_table("windows", ["row", "ts_ns", "split"])
@@ -218,7 +219,8 @@ impl Stage for Pretrain {
                 PortSchema::of(Kind::Model).fact("network", network),
             )
             .output("metrics", PortSchema::of(Kind::Metrics))
-            .threads(Threads::All))
+            .threads(Threads::All)
+            .memory_bytes(self.config(features, bars).training_bytes(2 * self.batch)))
     }
 
     fn run(&self, context: &mut StageContext) -> Result<(), StageError> {

@@ -120,6 +120,16 @@ impl TransformerConfig {
         Ok(())
     }
 
+    /// Bytes that a training step on `windows` windows takes at most, about: activations that are kept for the backward
+    /// pass, their gradients, parameters, gradients and moments.
+    pub fn training_bytes(&self, windows: usize) -> u64 {
+        let bar = self.layers * (10 * self.d_model + 2 * self.feed_forward)
+            + 4 * self.d_model
+            + 2 * self.inputs;
+        let activations = windows * self.window_bars * bar;
+        (4 * (activations + activations / 2 + 6 * self.classifier().count())) as u64
+    }
+
     /// The parameters of the encoder, each name beginning with `encoder.`.
     pub fn encoder(&self) -> Specification {
         let mut s = Specification::default();

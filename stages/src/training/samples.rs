@@ -1,6 +1,6 @@
 //! What a dataset hands to a training stage: the feature matrix, the windows with their splits, and the scaler.
 
-use natron_artifacts::{Digest, Hasher, Scaler, StageContext, StageError, Table};
+use natron_artifacts::{Digest, Hasher, Scaler, Schemas, StageContext, StageError, Table};
 use serde_json::Value;
 
 use crate::models::windows::WindowSource;
@@ -92,6 +92,17 @@ impl Samples {
         let rows: Vec<usize> = items.iter().map(|&i| self.rows[i]).collect();
         self.source.gather(&rows)
     }
+}
+
+/// Features and bars of the windows that come in, as far as they are known; else a hundred of each.
+pub(crate) fn expected_sizes(inputs: &Schemas) -> (usize, usize) {
+    let matrix = inputs.get("matrix");
+    let features = matrix.and_then(|schema| Some(schema.columns.as_ref()?.len()));
+    let bars = matrix.and_then(|schema| schema.facts.get("window_bars")?.as_u64());
+    (
+        features.unwrap_or(100),
+        bars.map_or(100, |bars| bars as usize),
+    )
 }
 
 /// The column `name` as whole numbers below `limit`.

@@ -242,8 +242,16 @@ dispatched! {
     }
 
     fn scale_in_place(x: &mut [f32], dropout: Dropout, first: u32) {
-        for (i, x) in x.iter_mut().enumerate() {
-            *x *= dropout.factor(first.wrapping_add(i as u32));
+        let (blocks, rest) = x.as_chunks_mut::<{ lanes::LANES }>();
+        let mut counter = first;
+        for block in blocks {
+            for (i, x) in block.iter_mut().enumerate() {
+                *x *= dropout.factor(counter.wrapping_add(i as u32));
+            }
+            counter = counter.wrapping_add(lanes::LANES as u32);
+        }
+        for (i, x) in rest.iter_mut().enumerate() {
+            *x *= dropout.factor(counter.wrapping_add(i as u32));
         }
     }
 }

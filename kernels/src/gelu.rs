@@ -52,21 +52,27 @@ impl CustomOp1 for Gelu {
 
 dispatched! {
     fn forward(x: &[f32], y: &mut [f32], dropout: Dropout, first: u32) {
-        for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
-            let phi = 0.5 + 0.5 * lanes::erf(x * std::f32::consts::FRAC_1_SQRT_2);
-            *y = x * phi * dropout.factor(first.wrapping_add(i as u32));
-        }
+        lanes::map_counted(y, x, first, |x, counter| x * phi(x) * dropout.factor(counter));
     }
 
     fn backward(x: &[f32], g: &[f32], out: &mut [f32], dropout: Dropout, first: u32) {
         /// `1 / sqrt(2 pi)`.
         const DENSITY_AT_ZERO: f32 = 0.398_942_3;
-        for (i, ((out, &x), &g)) in out.iter_mut().zip(x).zip(g).enumerate() {
-            let phi = 0.5 + 0.5 * lanes::erf(x * std::f32::consts::FRAC_1_SQRT_2);
+        lanes::zip_counted(out, x, g, first, |x, g, counter| {
             let density = DENSITY_AT_ZERO * lanes::exp(-0.5 * x * x);
-            *out = g * x.mul_add(density, phi) * dropout.factor(first.wrapping_add(i as u32));
-        }
+            g * x.mul_add(density, phi(x)) * dropout.factor(counter)
+        });
     }
+}
+
+/// The normal distribution function.
+#[expect(
+    clippy::inline_always,
+    reason = "must be compiled inside dispatched callers"
+)]
+#[inline(always)]
+fn phi(x: f32) -> f32 {
+    0.5 + 0.5 * lanes::erf(x * std::f32::consts::FRAC_1_SQRT_2)
 }
 
 #[cfg(test)]

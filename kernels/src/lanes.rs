@@ -62,6 +62,49 @@ pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
     fold(lanes)
 }
 
+/// `out[i] = f(x[i], first + i)`, the counter wrapping. In blocks of fixed length, which become vector code.
+#[inline(always)]
+pub(crate) fn map_counted(out: &mut [f32], x: &[f32], first: u32, f: impl Fn(f32, u32) -> f32) {
+    let (out_blocks, out_rest) = out.as_chunks_mut::<LANES>();
+    let (x_blocks, x_rest) = x.as_chunks::<LANES>();
+    let mut counter = first;
+    for (out, x) in out_blocks.iter_mut().zip(x_blocks) {
+        for i in 0..LANES {
+            out[i] = f(x[i], counter.wrapping_add(i as u32));
+        }
+        counter = counter.wrapping_add(LANES as u32);
+    }
+    for (out, &x) in out_rest.iter_mut().zip(x_rest) {
+        *out = f(x, counter);
+        counter = counter.wrapping_add(1);
+    }
+}
+
+/// `out[i] = f(x[i], y[i], first + i)`, as [`map_counted`].
+#[inline(always)]
+pub(crate) fn zip_counted(
+    out: &mut [f32],
+    x: &[f32],
+    y: &[f32],
+    first: u32,
+    f: impl Fn(f32, f32, u32) -> f32,
+) {
+    let (out_blocks, out_rest) = out.as_chunks_mut::<LANES>();
+    let (x_blocks, x_rest) = x.as_chunks::<LANES>();
+    let (y_blocks, y_rest) = y.as_chunks::<LANES>();
+    let mut counter = first;
+    for ((out, x), y) in out_blocks.iter_mut().zip(x_blocks).zip(y_blocks) {
+        for i in 0..LANES {
+            out[i] = f(x[i], y[i], counter.wrapping_add(i as u32));
+        }
+        counter = counter.wrapping_add(LANES as u32);
+    }
+    for ((out, &x), &y) in out_rest.iter_mut().zip(x_rest).zip(y_rest) {
+        *out = f(x, y, counter);
+        counter = counter.wrapping_add(1);
+    }
+}
+
 /// Largest element; negative infinity for none. NaN is skipped.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
@@ -91,7 +134,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     let clamped = if x < LOWEST { LOWEST } else { x };
     let clamped = if clamped > HIGHEST { HIGHEST } else { clamped };
-    let n = clamped.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let rounded = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
     let r = n.mul_add(-0.693_359_375, clamped);
     let r = n.mul_add(2.121_944_40e-4, r);
     let p = 1.987_569_15e-4_f32;
@@ -101,7 +145,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 1.666_666_545_9e-1);
     let p = p.mul_add(r, 5.000_000_120_1e-1);
     let y = p.mul_add(r * r, r) + 1.0;
-    let power = f32::from_bits((((n as i32) + 127) as u32) << 23);
+    // The low bits of `rounded` are those of `n`; a conversion to an integer would saturate, and not vectorize.
+    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23));
     let value = y * power;
     let value = if x < LOWEST { 0.0 } else { value };
     if x.is_nan() { x } else { value }

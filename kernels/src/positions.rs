@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use crate::dispatch::dispatched;
 use crate::dropout::Dropout;
+use crate::lanes;
 use crate::math;
 use crate::residual::scale;
 use crate::storage::{CHUNK, Elements, filled, operand, tensor};
@@ -88,9 +89,7 @@ impl CustomOp1 for Positions {
 
 dispatched! {
     fn forward(x: &[f32], table: &[f32], y: &mut [f32], dropout: Dropout, first: u32) {
-        for (i, ((y, &x), &position)) in y.iter_mut().zip(x).zip(table).enumerate() {
-            *y = (x + position) * dropout.factor(first.wrapping_add(i as u32));
-        }
+        lanes::zip_counted(y, x, table, first, |x, position, counter| (x + position) * dropout.factor(counter));
     }
 }
 

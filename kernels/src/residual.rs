@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use crate::dispatch::dispatched;
 use crate::dropout::Dropout;
+use crate::lanes;
 use crate::storage::{CHUNK, Elements, filled, operand, tensor};
 
 /// `residual + dropout(x)`, two tensors of one shape.
@@ -78,16 +79,14 @@ impl CustomOp2 for Residual {
 
 dispatched! {
     fn forward(x: &[f32], residual: &[f32], y: &mut [f32], dropout: Dropout, first: u32) {
-        for (i, ((y, &x), &residual)) in y.iter_mut().zip(x).zip(residual).enumerate() {
-            *y = x.mul_add(dropout.factor(first.wrapping_add(i as u32)), residual);
-        }
+        lanes::zip_counted(y, x, residual, first, |x, residual, counter| {
+            x.mul_add(dropout.factor(counter), residual)
+        });
     }
 
     /// `out = x * dropout`, element `i` at the counter `first + i`.
     pub(crate) fn scale(x: &[f32], out: &mut [f32], dropout: Dropout, first: u32) {
-        for (i, (out, &x)) in out.iter_mut().zip(x).enumerate() {
-            *out = x * dropout.factor(first.wrapping_add(i as u32));
-        }
+        lanes::map_counted(out, x, first, |x, counter| x * dropout.factor(counter));
     }
 }
 

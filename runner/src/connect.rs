@@ -301,7 +301,7 @@ impl Connector<'_> {
                                     (stage, port),
                                     &id.0,
                                     signature,
-                                    output,
+                                    output.as_deref(),
                                     &source.node,
                                 );
                                 match chosen {
@@ -385,8 +385,10 @@ impl Connector<'_> {
                     if is_misspelled {
                         continue;
                     }
-                    let message =
-                        format!("stage `{stage}` lacks the input `{name}`, a {}", port.kind);
+                    let message = format!(
+                        "stage `{stage}` lacks the input `{name}`, {}",
+                        with_article(port.kind)
+                    );
                     self.mistakes.push(
                         Diagnostic::error(
                             code::MISSING_INPUT,
@@ -427,10 +429,10 @@ impl Connector<'_> {
             let Some(schema) = schema else { continue };
             if schema.kind != port.kind {
                 let message = format!(
-                    "`{kind}` takes a {} at `{name}`, but {} is a {}",
-                    port.kind,
+                    "`{kind}` takes {} at `{name}`, but {} is {}",
+                    with_article(port.kind),
                     shown(source),
-                    schema.kind
+                    with_article(schema.kind)
                 );
                 let help = match (&source.what, port.kind) {
                     (WiredInput::File { .. }, Kind::Table) => {
@@ -441,7 +443,7 @@ impl Connector<'_> {
                 self.mistakes.push(
                     source
                         .node
-                        .mistake(code::WRONG_KIND, message, format!("a {}", schema.kind))
+                        .mistake(code::WRONG_KIND, message, with_article(schema.kind))
                         .help(help),
                 );
                 continue;
@@ -579,6 +581,17 @@ struct Found {
     by_port: BTreeMap<String, Vec<Option<PortSchema>>>,
 }
 
+fn with_article(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Table => "a table",
+        Kind::Model => "a model",
+        Kind::Metrics => "metrics",
+        Kind::Report => "a report",
+        Kind::File => "a file",
+        Kind::Files => "a folder",
+    }
+}
+
 fn is_inside(path: &str, folder: &str) -> bool {
     path.strip_prefix(folder)
         .is_some_and(|rest| rest.starts_with('/'))
@@ -590,43 +603,41 @@ fn choose_output(
     consumer: (&str, &str),
     producer: &str,
     signature: &Signature,
-    output: &Option<String>,
+    output: Option<&str>,
     node: &Node,
 ) -> Result<(String, PortSchema), Box<Diagnostic>> {
     let names = signature.outputs.iter().map(|port| port.name.as_str());
-    match output {
-        Some(name) => match signature.output_port(name) {
-            Some(port) => Ok((name.clone(), port.schema.clone())),
-            None => {
-                let otherwise = parameters::known_names("outputs", names.clone());
-                let message = format!("stage `{producer}` has no output `{name}`");
-                Err(Box::new(
-                    node.mistake(code::UNKNOWN_OUTPUT, message, "")
-                        .help(suggestion_or(name, names, &otherwise)),
-                ))
+    if let Some(name) = output {
+        if let Some(port) = signature.output_port(name) {
+            return Ok((name.to_owned(), port.schema.clone()));
+        }
+        let otherwise = parameters::known_names("outputs", names.clone());
+        let message = format!("stage `{producer}` has no output `{name}`");
+        return Err(Box::new(
+            node.mistake(code::UNKNOWN_OUTPUT, message, "")
+                .help(suggestion_or(name, names, &otherwise)),
+        ));
+    }
+    match signature.outputs.as_slice() {
+        [port] => Ok((port.name.clone(), port.schema.clone())),
+        [] => {
+            let message = format!(
+                "stage `{producer}` makes nothing that `{}` could read",
+                consumer.0
+            );
+            Err(Box::new(node.mistake(code::AMBIGUOUS_OUTPUT, message, "")))
+        }
+        [first, ..] => {
+            if let Some(port) = signature.output_port(consumer.1) {
+                return Ok((port.name.clone(), port.schema.clone()));
             }
-        },
-        None => match signature.outputs.as_slice() {
-            [port] => Ok((port.name.clone(), port.schema.clone())),
-            [] => {
-                let message = format!(
-                    "stage `{producer}` makes nothing that `{}` could read",
-                    consumer.0
-                );
-                Err(Box::new(node.mistake(code::AMBIGUOUS_OUTPUT, message, "")))
-            }
-            [first, ..] => {
-                if let Some(port) = signature.output_port(consumer.1) {
-                    return Ok((port.name.clone(), port.schema.clone()));
-                }
-                let message = format!("stage `{producer}` has several outputs: {}", listed(names));
-                let written = node.as_str().unwrap_or(producer);
-                Err(Box::new(
-                    node.mistake(code::AMBIGUOUS_OUTPUT, message, "which one?")
-                        .help(format!("name one, as `{written}.{}`", first.name)),
-                ))
-            }
-        },
+            let message = format!("stage `{producer}` has several outputs: {}", listed(names));
+            let written = node.as_str().unwrap_or(producer);
+            Err(Box::new(
+                node.mistake(code::AMBIGUOUS_OUTPUT, message, "which one?")
+                    .help(format!("name one, as `{written}.{}`", first.name)),
+            ))
+        }
     }
 }
 

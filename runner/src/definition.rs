@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     DeviceChoice, Diagnostic, Numeric, Place, code,
-    did_you_mean::{listed, suggestion_or},
+    did_you_mean::{listed, nearest, suggestion_or},
     document::{Content, Entry, Node, Table},
     interpolate::{self, Filler},
     names,
@@ -132,19 +132,9 @@ pub(crate) fn read(root: &Node, default_name: &str, mistakes: &mut Vec<Diagnosti
             mistakes.extend(names::check("a parameter", name, &entry.key).err());
         }
     }
-    let (params, used_params, mut found) = interpolate::resolve_params(&raw_params);
+    let (mut params, used_params, mut found) = interpolate::resolve_params(&raw_params);
     mistakes.append(&mut found);
-    params.walk(&mut |node| {
-        if let Content::Float(float) = node.content
-            && !float.is_finite()
-        {
-            let message = format!("a parameter is {float}");
-            mistakes.push(
-                node.mistake(code::NOT_FINITE, message, "not a finite number")
-                    .help("parameters are finite numbers"),
-            );
-        }
-    });
+    refuse_not_finite(&mut params, mistakes);
     let mut definition = Definition {
         name: default_name.to_owned(),
         seed: 0,
@@ -157,6 +147,31 @@ pub(crate) fn read(root: &Node, default_name: &str, mistakes: &mut Vec<Diagnosti
     read_pipeline(table, &mut definition, mistakes);
     read_stages(root, table, &mut definition, mistakes);
     definition
+}
+
+/// Reports and breaks every NaN and infinity, so that their uses are not reported too.
+fn refuse_not_finite(node: &mut Node, mistakes: &mut Vec<Diagnostic>) {
+    match &mut node.content {
+        Content::Float(float) if !float.is_finite() => {
+            let message = format!("a parameter is {float}");
+            mistakes.push(
+                node.mistake(code::NOT_FINITE, message, "not a finite number")
+                    .help("parameters are finite numbers"),
+            );
+            node.content = Content::Broken;
+        }
+        Content::Array(items) => {
+            for item in items {
+                refuse_not_finite(item, mistakes);
+            }
+        }
+        Content::Table(table) => {
+            for entry in table.values_mut() {
+                refuse_not_finite(&mut entry.node, mistakes);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn read_pipeline(table: &Table, definition: &mut Definition, mistakes: &mut Vec<Diagnostic>) {
@@ -214,6 +229,9 @@ fn read_stages(
     mistakes: &mut Vec<Diagnostic>,
 ) {
     let Some(entry) = table.get("stages") else {
+        if has_or_means(table, "stages", &ROOT_KEYS) {
+            return;
+        }
         let start = Place {
             file: Arc::clone(&root.place.file),
             span: 0..0,
@@ -259,7 +277,7 @@ fn read_stages(
         if let Some(table) = table {
             check_keys(&what, table, &STAGE_KEYS, mistakes);
         }
-        if table.is_some_and(|table| !table.contains_key("uses")) {
+        if table.is_some_and(|table| !has_or_means(table, "uses", &STAGE_KEYS)) {
             mistakes.push(
                 Diagnostic::error(
                     code::MISSING_KEY,
@@ -283,6 +301,15 @@ fn read_stages(
 
 fn is_file_name(name: &str) -> bool {
     natron_artifacts::safe_name(name) && !name.contains('/')
+}
+
+/// Whether `table` has `key`, or an unknown key that is reported as a slip for it.
+fn has_or_means(table: &Table, key: &str, known: &[&str]) -> bool {
+    table.keys().any(|other| {
+        other == key
+            || (!known.contains(&other.as_str())
+                && nearest(other, known.iter().copied()) == Some(key))
+    })
 }
 
 /// Reports the keys of `table` that `known` does not have.

@@ -18,17 +18,28 @@ pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, other)| other)
 }
 
-/// `did you mean `x`?` followed by `otherwise`, or only the latter.
+/// `did you mean `x`?`, or `otherwise` when nothing is near.
 pub(crate) fn suggestion_or<'a>(
     name: &str,
     names: impl IntoIterator<Item = &'a str>,
     otherwise: &str,
 ) -> String {
-    match nearest(name, names) {
-        Some(near) if otherwise.is_empty() => format!("did you mean `{near}`?"),
-        Some(near) => format!("did you mean `{near}`? {otherwise}"),
-        None => otherwise.to_owned(),
-    }
+    nearest(name, names).map_or_else(
+        || otherwise.to_owned(),
+        |near| format!("did you mean `{near}`?"),
+    )
+}
+
+/// `did you mean `x`?` and `more`, or only `more` when nothing is near.
+pub(crate) fn suggestion_and<'a>(
+    name: &str,
+    names: impl IntoIterator<Item = &'a str>,
+    more: &str,
+) -> String {
+    nearest(name, names).map_or_else(
+        || more.to_owned(),
+        |near| format!("did you mean `{near}`? {more}"),
+    )
 }
 
 /// Names in back-ticks with commas between.
@@ -44,8 +55,8 @@ fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let width = b.len() + 1;
     let mut rows: Vec<usize> = vec![0; (a.len() + 1) * width];
-    for j in 0..width {
-        rows[j] = j;
+    for (j, first) in rows.iter_mut().take(width).enumerate() {
+        *first = j;
     }
     for i in 1..=a.len() {
         rows[i * width] = i;

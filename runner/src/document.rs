@@ -1,11 +1,15 @@
 //! The tree of a TOML text, every key and value with its place.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+};
 
 use serde_json::Value;
 use toml::{
     Spanned,
-    de::{DeTable, DeValue},
+    de::{DeTable, DeValue, Error},
 };
 
 use crate::{Diagnostic, Place, SourceText, code};
@@ -221,7 +225,8 @@ impl Node {
 
 /// The document in `file`, or everything that keeps it from being TOML.
 pub(crate) fn parse(file: &Arc<SourceText>) -> Result<Node, Vec<Diagnostic>> {
-    let (table, errors) = DeTable::parse_recoverable(&file.text);
+    let (table, mut errors) = DeTable::parse_recoverable(&file.text);
+    errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     let whole = 0..file.text.len();
     if errors.is_empty() {
         let reader = Reader { file, offset: 0 };
@@ -236,16 +241,32 @@ pub(crate) fn parse(file: &Arc<SourceText>) -> Result<Node, Vec<Diagnostic>> {
             content,
         ));
     }
-    Err(errors
-        .iter()
-        .map(|error| {
-            let place = Place {
-                file: Arc::clone(file),
-                span: error.span().unwrap_or(whole.clone()),
-            };
-            syntax_error(error.message(), &place)
-        })
-        .collect())
+    let mut mistakes = Vec::new();
+    let mut lines = BTreeSet::new();
+    for error in &errors {
+        let place = Place {
+            file: Arc::clone(file),
+            span: error.span().unwrap_or(whole.clone()),
+        };
+        // One slip makes the parser stumble several times on a line.
+        if lines.insert(place.line_and_column().0) {
+            mistakes.push(syntax_error(error.message(), &place));
+        }
+    }
+    // After a list that does not end, everything looks wrong.
+    let is_cut = |error: &Error| {
+        ["unclosed array", "unclosed inline table"]
+            .iter()
+            .any(|start| error.message().starts_with(start))
+    };
+    if errors.iter().any(is_cut) {
+        mistakes.truncate(1);
+        let first = mistakes.pop().into_iter();
+        return Err(first
+            .map(|mistake| mistake.help("something before this is not closed"))
+            .collect());
+    }
+    Err(mistakes)
 }
 
 /// The value written in `span` of `file`, or what keeps it from being a TOML value.
@@ -263,27 +284,25 @@ pub(crate) fn parse_value(file: &Arc<SourceText>, span: Range<usize>) -> Result<
 }
 
 fn syntax_error(message: &str, place: &Place) -> Diagnostic {
+    let is_unquoted = message.starts_with("string values must be quoted")
+        // `uses = features` begins like `false`.
+        || message.starts_with("invalid boolean");
+    let (message, help) = if is_unquoted && place.text().trim().is_empty() {
+        ("a value is missing", "")
+    } else if is_unquoted {
+        ("a string without quotes", "strings stand in double quotes")
+    } else if message.starts_with("duplicate key") {
+        (message, "a key or table is written once; merge the two")
+    } else {
+        (message, "")
+    };
     Diagnostic::error(
         code::SYNTAX,
         format!("not valid TOML: {message}"),
         place,
         "",
     )
-    .help(syntax_help(message, place))
-}
-
-/// A hint for the usual slips.
-fn syntax_help(message: &str, place: &Place) -> &'static str {
-    if message.contains("duplicate key") {
-        "a table or key can be written only once; merge the two"
-    } else if message.contains("string values must be quoted") || message.contains("literal string")
-    {
-        "strings stand in double quotes"
-    } else if place.span.start >= place.file.text.trim_end().len() {
-        "the file ends in the middle of a value"
-    } else {
-        ""
-    }
+    .help(help)
 }
 
 struct Reader<'a> {

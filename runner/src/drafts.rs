@@ -7,7 +7,7 @@ use natron_artifacts::{Registry, StageKind};
 use crate::{
     Diagnostic, LoadOptions, Place, code,
     definition::{Definition, StageDefinition, check_keys, expect_str, expect_table, wrong_type},
-    did_you_mean::suggestion_or,
+    did_you_mean::suggestion_and,
     document::{Content, Entry, Node, Table},
     interpolate::{Coordinates, Filler},
     matrix, names,
@@ -168,10 +168,7 @@ fn look_up(
     let found = registry.get(kind).cloned();
     if found.is_none() {
         let names = registry.kinds().map(|kind| kind.name.as_str());
-        let help = match suggestion_or(kind, names, "") {
-            near if near.is_empty() => "`natron stages` lists all of them".to_owned(),
-            near => format!("{near} `natron stages` lists all of them"),
-        };
+        let help = suggestion_and(kind, names, "`natron stages` lists all of them");
         let message = format!("unknown stage kind `{}`", kind.escape_debug());
         mistakes.push(
             node.mistake(code::UNKNOWN_KIND, message, "no stage kind is called this")

@@ -121,7 +121,9 @@ impl<'a> Filler<'a> {
                         is_broken = true;
                         continue;
                     };
-                    if value.is_broken() {
+                    let mut has_broken = false;
+                    value.walk(&mut |part| has_broken |= part.is_broken());
+                    if has_broken {
                         is_broken = true;
                     } else if let Some(text) = value.scalar_text() {
                         filled.push_str(&text);
@@ -463,10 +465,14 @@ mod tests {
 
     #[test]
     fn doubling_references_end() {
-        let mut text = String::from("[params]\na0 = \"xxxxxxxxxx\"\n");
-        for i in 1..60 {
-            text += &format!("a{i} = \"${{params.a{}}}${{params.a{}}}\"\n", i - 1, i - 1);
-        }
+        let lines = (1..60).map(|i| {
+            let before = format!("${{params.a{}}}", i - 1);
+            format!("a{i} = \"{before}{before}\"\n")
+        });
+        let text = format!(
+            "[params]\na0 = \"xxxxxxxxxx\"\n{}",
+            lines.collect::<String>()
+        );
 
         let (_, mistakes) = fill(&text);
 
@@ -475,10 +481,8 @@ mod tests {
 
     #[test]
     fn a_long_chain_of_references_ends() {
-        let mut text = String::from("[params]\nb5000 = 1\n");
-        for i in 0..5000 {
-            text += &format!("b{i:04} = \"${{params.b{:04}}}\"\n", i + 1);
-        }
+        let lines = (0..5000).map(|i| format!("b{i:04} = \"${{params.b{:04}}}\"\n", i + 1));
+        let text = format!("[params]\nb5000 = 1\n{}", lines.collect::<String>());
 
         let (_, mistakes) = fill(&text);
 

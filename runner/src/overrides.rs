@@ -340,7 +340,7 @@ mod tests {
                 13,
                 "",
             ),
-            ("train.lr=[1", "not valid TOML", 11, "quotes"),
+            ("train.lr=[1", "not valid TOML", 12, "quotes"),
         ] {
             let (_, mistakes) = after(None, &[set]);
             let mistake = mistakes.first().unwrap_or_else(|| panic!("{set}"));

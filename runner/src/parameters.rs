@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     Diagnostic, Place, code,
-    did_you_mean::{listed, suggestion_or},
+    did_you_mean::{listed, nearest, suggestion_and},
     document::{Content, Node, Table},
 };
 
@@ -153,7 +153,7 @@ impl Reader<'_> {
         } else {
             self.describes()
         };
-        let help = suggestion_or(name, known.iter().map(String::as_str), &otherwise);
+        let help = suggestion_and(name, known.iter().map(String::as_str), &otherwise);
         let message = format!("{owner} has no parameter `{name}`");
         self.report(
             Diagnostic::error(
@@ -189,7 +189,7 @@ impl Reader<'_> {
         }
         for name in names {
             path.push(name.clone());
-            if !self.dropped.contains(&path) {
+            if !self.was_meant(&path) {
                 let message = format!("{}: missing parameter `{}`", self.kind.name, path.join("."));
                 let about = self.description(&path);
                 let help = format!("add `with.{} = ...`; {}", path.join("."), self.describes());
@@ -199,6 +199,17 @@ impl Reader<'_> {
             }
             path.pop();
         }
+    }
+
+    /// Whether something taken out of `with` was the parameter at `path`, perhaps misspelled.
+    fn was_meant(&self, path: &[String]) -> bool {
+        self.dropped.iter().any(|dropped| {
+            let (Some(name), Some(other)) = (path.last(), dropped.last()) else {
+                return false;
+            };
+            dropped[..dropped.len() - 1] == path[..path.len() - 1]
+                && (name == other || nearest(other, [name.as_str()]).is_some())
+        })
     }
 
     /// A value that does not fit. Whether the rest can be tried.
@@ -217,7 +228,7 @@ impl Reader<'_> {
             let help = if error.message.starts_with("unknown variant `") {
                 let given = quoted(&error.message, "unknown variant `").unwrap_or_default();
                 let known = names_in(&error.message, &given);
-                suggestion_or(&given, known.iter().map(String::as_str), &self.describes())
+                suggestion_and(&given, known.iter().map(String::as_str), &self.describes())
             } else {
                 self.describes()
             };

@@ -143,8 +143,7 @@ pub(crate) fn resolve(
     let Some(stage) = stages.get(&reference.stage) else {
         let names = stages.keys().map(String::as_str);
         let otherwise = format!("the stages are {}; {SHAPES}", listed(names.clone()));
-        let help = suggestion_or(&reference.stage, names, "");
-        let help = if help.is_empty() { otherwise } else { help };
+        let help = suggestion_or(&reference.stage, names, &otherwise);
         let message = format!("there is no stage `{}`", reference.stage);
         mistakes.push(node.mistake(code::UNKNOWN_STAGE, message, "").help(help));
         return Resolved::Broken;
@@ -223,7 +222,11 @@ impl Chooser<'_> {
                     open.remove(axis.as_str());
                     let wanted = value_of(value);
                     chosen.retain(|position| {
-                        fits(&self.drafts[*position].coordinates[axis], value, &wanted)
+                        fits(
+                            &self.drafts[*position].coordinates[axis],
+                            value,
+                            wanted.as_ref(),
+                        )
                     });
                     if chosen.is_empty() {
                         self.no_instance(&format!("{axis}={value}"), Some(axis));
@@ -310,11 +313,9 @@ fn value_of(text: &str) -> Option<Node> {
     document::parse_value(&file, 0..text.len()).ok()
 }
 
-fn fits(value: &Node, text: &str, wanted: &Option<Node>) -> bool {
+fn fits(value: &Node, text: &str, wanted: Option<&Node>) -> bool {
     let shown = value_text(value);
     shown == text
         || value.as_str() == Some(text)
-        || wanted
-            .as_ref()
-            .is_some_and(|wanted| crate::matrix::same(value, wanted))
+        || wanted.is_some_and(|wanted| crate::matrix::same(value, wanted))
 }

@@ -435,15 +435,14 @@ impl Finetuning<'_> {
         targets: &[Arc<[u8]>; 4],
         pass: &Pass,
     ) -> candle_core::Result<Loss> {
-        let states = self
-            .network
-            .encode(&self.network.windows(inputs)?, None, pass)?;
+        let network = &self.network;
+        let states = network.encode(&network.windows(inputs)?, None, pass)?;
         let Logits {
             buy,
             sell,
             direction,
             regime,
-        } = self.network.logits(&self.network.pool(&states)?, pass)?;
+        } = network.logits(&network.pool(&states)?, pass)?;
         let losses = [
             (
                 "buy",
@@ -534,7 +533,12 @@ impl Task for Finetuning<'_> {
     }
 
     fn validation_loss(&self, batch: &[usize], _: u64) -> Result<Loss, StageError> {
-        self.evaluate(
+        let frozen = Self {
+            network: self.network.frozen(),
+            losses: self.losses.clone(),
+            ..*self
+        };
+        frozen.evaluate(
             batch,
             &self.labels.buy,
             &self.labels.sell,

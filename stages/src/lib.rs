@@ -10,16 +10,15 @@ mod evaluation;
 pub mod features;
 pub mod finetune;
 pub mod labels;
-mod load;
+pub mod load;
 pub mod models;
 pub mod predict;
 pub mod pretrain;
 pub mod report;
+pub mod rl;
 mod training;
 
 use natron_artifacts::Registry;
-/// For programs that train: freed blocks are kept for the next step.
-pub use natron_kernels::allocator;
 
 #[cfg(test)]
 #[path = "../build/fingerprint.rs"]
@@ -35,15 +34,13 @@ pub fn registry() -> Registry {
     registry.register::<evaluate::Evaluate>("evaluate", fingerprint("evaluate"));
     registry.register::<features::FeatureParameters>("features", fingerprint("features"));
     registry.register::<finetune::Finetune>("finetune", fingerprint("finetune"));
-    registry.register::<labels::natron_v2::NatronV2Labels>(
-        "labels.natron_v2",
-        fingerprint("labels.natron_v2"),
-    );
-    registry.register::<load::LoadCandles>("load.candles", fingerprint("load.candles"));
-    registry.register::<load::LoadCsv>("load.csv", fingerprint("load.csv"));
-    registry.register::<load::LoadParquet>("load.parquet", fingerprint("load.parquet"));
-    registry.register::<load::LoadSynthetic>("load.synthetic", fingerprint("load.synthetic"));
+    registry.register::<labels::natron_v2::NatronV2Labels>("labels.natron_v2", fingerprint("labels.natron_v2"));
+    registry.register::<load::candles::LoadCandles>("load.candles", fingerprint("load.candles"));
+    registry.register::<load::csv::LoadCsv>("load.csv", fingerprint("load.csv"));
+    registry.register::<load::parquet::LoadParquet>("load.parquet", fingerprint("load.parquet"));
+    registry.register::<load::synthetic::LoadSynthetic>("load.synthetic", fingerprint("load.synthetic"));
     registry.register::<pretrain::Pretrain>("pretrain", fingerprint("pretrain"));
     registry.register::<report::Report>("report", fingerprint("report"));
+    registry.register::<rl::Rl>("rl", fingerprint("rl"));
     registry
 }

@@ -169,7 +169,10 @@ impl Predictor {
 mod tests {
     use std::collections::BTreeMap;
 
-    use natron_artifacts::{Digest, ModelCard, Streams, Tensor};
+    use natron_artifacts::{
+        Artifact, Column, ColumnType, Digest, ModelCard, Schemas, StageContext, StageContextParts,
+        Streams, Table, Tensor,
+    };
     use natron_kernels::bars::BarColumns;
 
     use super::*;
@@ -242,6 +245,104 @@ mod tests {
             .err()
             .expect("the model is unsound")
             .to_string()
+    }
+
+    fn candles(bars: &BarColumns) -> Table {
+        let columns = [&bars.open, &bars.high, &bars.low, &bars.close, &bars.volume];
+        let names = ["open", "high", "low", "close", "volume"];
+        let table = Table::builder().time_index(bars.ts_ns.clone());
+        names
+            .into_iter()
+            .zip(columns)
+            .fold(table, |table, (name, values)| {
+                table.f64(Column::new(name, ColumnType::F64), values.clone())
+            })
+            .build()
+            .unwrap()
+    }
+
+    /// The outputs of the stage `kind` with the parameters `with`.
+    fn run(
+        kind: &str,
+        with: &serde_json::Value,
+        inputs: &[(&str, &Artifact)],
+    ) -> BTreeMap<String, Artifact> {
+        let directory = tempfile::tempdir().unwrap();
+        let stage = crate::registry()
+            .get(kind)
+            .unwrap()
+            .parse(with)
+            .unwrap()
+            .stage;
+        let parts = inputs.iter().fold(
+            StageContextParts::for_test(directory.path()),
+            |parts, (port, artifact)| parts.input(port, (*artifact).clone()),
+        );
+        let mut context = StageContext::new(parts, stage.signature(&Schemas::new()).unwrap());
+        stage.run(&mut context).unwrap();
+        context.finish().unwrap()
+    }
+
+    #[test]
+    fn says_of_candles_what_finetune_said_of_their_windows() {
+        let bars = market(1500, 5);
+        let candles = Artifact::from(candles(&bars));
+        let features = run(
+            "features",
+            &serde_json::json!({"set": "natron_v2"}),
+            &[("candles", &candles)],
+        );
+        let labels = run(
+            "labels.natron_v2",
+            &serde_json::json!({}),
+            &[("candles", &candles)],
+        );
+        let dataset = run(
+            "dataset",
+            &serde_json::json!({"window_bars": 16}),
+            &[
+                ("features", &features["features"]),
+                ("labels", &labels["labels"]),
+            ],
+        );
+        let sizes = serde_json::json!({
+            "d_model": 16, "heads": 2, "layers": 1, "feed_forward": 16, "epochs": 1, "batch": 64,
+        });
+        let tables = ["matrix", "windows", "scaler"].map(|port| (port, &dataset[port]));
+        let encoder = run("pretrain", &sizes, &tables);
+        let mut inputs = tables.to_vec();
+        inputs.push(("encoder", &encoder["model"]));
+        let outputs = run("finetune", &sizes, &inputs);
+
+        let (Artifact::Model(model), Artifact::Table(table)) =
+            (&outputs["model"], &outputs["predictions"])
+        else {
+            panic!("a model and a table")
+        };
+        let predictions = Predictor::load(model)
+            .unwrap()
+            .predict(bars.view())
+            .unwrap();
+
+        let (rows, buy, regime) = (
+            table.i64("row").unwrap(),
+            table.f32("buy").unwrap(),
+            table.f32("regime_3").unwrap(),
+        );
+        let mut shared = 0;
+        for prediction in predictions {
+            if let Ok(i) = rows.binary_search(&(prediction.row as i64)) {
+                shared += 1;
+                let Probabilities {
+                    buy: p, regime: q, ..
+                } = prediction.probabilities;
+                assert_eq!(
+                    (p.to_bits(), q[3].to_bits()),
+                    (buy[i].to_bits(), regime[i].to_bits())
+                );
+            }
+        }
+        assert!(shared > 500, "{shared} windows in both");
     }
 
     #[test]

@@ -439,7 +439,11 @@ impl Task for Pretraining<'_> {
     fn validation_loss(&self, batch: &[usize], index: u64) -> Result<Loss, StageError> {
         // Another seed, so that the masks of validation are not those of the first steps.
         let streams = Streams::new(self.streams.stream("validation").next_u64());
-        self.evaluate(batch, index, streams, &Pass::inference())
+        let frozen = Self {
+            network: self.network.frozen(),
+            ..*self
+        };
+        frozen.evaluate(batch, index, streams, &Pass::inference())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Training: the loop that `pretrain` and `finetune` share, its schedules, checkpoints and batches.
 
-mod checkpoint;
+pub(crate) mod checkpoint;
 pub(crate) mod class_weights;
 pub(crate) mod options;
 pub(crate) mod samples;

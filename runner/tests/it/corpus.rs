@@ -65,10 +65,6 @@ fn line(mistake: &Diagnostic, name: &str) -> String {
 }
 
 #[test]
-#[expect(
-    clippy::print_stderr,
-    reason = "shows all differences of all files at once"
-)]
 fn every_malformed_file_gets_its_mistakes() {
     let registry = toys::registry();
     let mut n_wrong = 0;

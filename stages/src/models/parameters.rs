@@ -1,6 +1,6 @@
 //! The named parameters of a network: their shapes, initial values and transport to and from a model artifact.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{Device, Result, Tensor, Var};
 use natron_artifacts::{StageError, Streams, Tensor as Stored};
@@ -65,7 +65,11 @@ impl Specification {
 
 /// The parameters of a network by name. A clone shares the values.
 #[derive(Debug, Clone)]
-pub struct Parameters(BTreeMap<String, Var>);
+pub struct Parameters {
+    variables: Arc<BTreeMap<String, Var>>,
+    /// What operations read: the variables themselves, or the same values without their gradients.
+    tensors: BTreeMap<String, Tensor>,
+}
 
 impl Parameters {
     /// Fresh parameters. Each draws from its own stream `parameter/NAME`, so that adding one leaves the others alone.
@@ -97,7 +101,7 @@ impl Parameters {
                 Var::from_tensor(&tensor).map_err(tensor_error)?,
             );
         }
-        Ok(Self(variables))
+        Ok(Self::tracked(variables))
     }
 
     /// The parameters that `specification` names, from stored tensors.
@@ -143,12 +147,37 @@ impl Parameters {
                 Var::from_tensor(&tensor).map_err(tensor_error)?,
             );
         }
-        Ok(Self(variables))
+        Ok(Self::tracked(variables))
+    }
+
+    fn tracked(variables: BTreeMap<String, Var>) -> Self {
+        let tensors = variables
+            .iter()
+            .map(|(name, variable)| (name.clone(), variable.as_tensor().clone()))
+            .collect();
+        Self {
+            variables: Arc::new(variables),
+            tensors,
+        }
+    }
+
+    /// The same values, now and later, for inference: what is computed from them keeps no graph and frees its memory.
+    #[must_use]
+    pub fn frozen(&self) -> Self {
+        let tensors = self
+            .variables
+            .iter()
+            .map(|(name, variable)| (name.clone(), variable.detach()))
+            .collect();
+        Self {
+            variables: Arc::clone(&self.variables),
+            tensors,
+        }
     }
 
     /// Copies of the values.
     pub fn to_stored(&self) -> std::result::Result<BTreeMap<String, Stored>, StageError> {
-        self.0
+        self.variables
             .iter()
             .map(|(name, variable)| {
                 let values = to_vec(variable).map_err(tensor_error)?;
@@ -169,7 +198,7 @@ impl Parameters {
     ///
     /// A name that is missing or a shape that differs.
     pub fn set(&self, stored: &BTreeMap<String, Stored>) -> std::result::Result<(), StageError> {
-        for (name, variable) in &self.0 {
+        for (name, variable) in self.variables.iter() {
             let Some(tensor) = stored.get(name) else {
                 return Err(StageError::data(format!(
                     "no values for parameter `{name}`"
@@ -186,15 +215,15 @@ impl Parameters {
 
     /// The parameter called `name`.
     pub fn get(&self, name: &str) -> Result<&Tensor> {
-        match self.0.get(name) {
-            Some(variable) => Ok(variable),
+        match self.tensors.get(name) {
+            Some(tensor) => Ok(tensor),
             None => candle_core::bail!("the network has no parameter `{name}`"),
         }
     }
 
     /// All parameters in order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.0
+        self.variables
             .iter()
             .map(|(name, variable)| (name.as_str(), variable))
     }
@@ -243,6 +272,20 @@ mod tests {
             together.to_stored().unwrap()["a.weight"],
             alone.to_stored().unwrap()["a.weight"]
         );
+    }
+
+    #[test]
+    fn frozen_parameters_follow_the_variables() {
+        let parameters = Parameters::initialized(&specification(), Streams::new(7)).unwrap();
+        let frozen = parameters.frozen();
+        let mut stored = parameters.to_stored().unwrap();
+        stored.get_mut("b.shift").unwrap().values = vec![3.0; 4];
+
+        parameters.set(&stored).unwrap();
+
+        let shift = frozen.get("b.shift").unwrap();
+        assert_eq!(to_vec(shift).unwrap(), [3.0; 4]);
+        assert!(!shift.track_op() && parameters.get("b.shift").unwrap().track_op());
     }
 
     #[test]

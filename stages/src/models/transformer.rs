@@ -293,6 +293,15 @@ impl Transformer {
         &self.parameters
     }
 
+    /// The same network for inference: no gradients, and memory is freed on the way.
+    #[must_use]
+    pub fn frozen(&self) -> Self {
+        Self {
+            parameters: self.parameters.frozen(),
+            ..self.clone()
+        }
+    }
+
     /// Whether the four heads are there, or the encoder alone.
     pub fn has_heads(&self) -> bool {
         self.parameters.get("heads.buy.output.weight").is_ok()
@@ -381,8 +390,9 @@ impl Transformer {
     ) -> std::result::Result<Vec<f32>, StageError> {
         self.check_source(source)?;
         let mut out = Vec::with_capacity(rows.len() * self.config.d_model);
+        let network = self.frozen();
         for batch in rows.chunks(INFERENCE_BATCH) {
-            let pooled = self.embed(&source.gather(batch)).map_err(tensor_error)?;
+            let pooled = network.embed(&source.gather(batch)).map_err(tensor_error)?;
             out.extend(to_vec(&pooled).map_err(tensor_error)?);
             progress(out.len() / self.config.d_model)?;
         }
@@ -401,8 +411,13 @@ impl Transformer {
             return Err(StageError::data("the model is an encoder without heads"));
         }
         let mut out = Vec::with_capacity(rows.len());
+        let network = self.frozen();
         for batch in rows.chunks(INFERENCE_BATCH) {
-            out.extend(self.predict(&source.gather(batch)).map_err(tensor_error)?);
+            out.extend(
+                network
+                    .predict(&source.gather(batch))
+                    .map_err(tensor_error)?,
+            );
             progress(out.len())?;
         }
         Ok(out)

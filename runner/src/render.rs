@@ -1,6 +1,9 @@
 //! The graph as a picture: lines and names for a terminal, Graphviz, Mermaid, SVG.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use natron_artifacts::Kind;
 
@@ -138,6 +141,27 @@ impl Drawing {
         }
     }
 
+    /// What a node reads: `candles.candles`, `evaluate.{equity, trades}`, `features`.
+    fn sources(&self, node: &Node) -> Vec<String> {
+        let mut of_producer: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
+        for read in &node.reads {
+            let outputs = of_producer.entry(read.node).or_default();
+            if read.is_one_of_several {
+                outputs.insert(&read.output);
+            }
+        }
+        let name = |(producer, outputs): (usize, BTreeSet<&str>)| {
+            let producer = &self.nodes[producer].name;
+            let outputs: Vec<&str> = outputs.into_iter().collect();
+            match outputs.as_slice() {
+                [] => producer.clone(),
+                [only] => format!("{producer}.{only}"),
+                several => format!("{producer}.{{{}}}", several.join(", ")),
+            }
+        };
+        of_producer.into_iter().map(name).collect()
+    }
+
     fn title(&self) -> String {
         let n: usize = self.nodes.iter().map(|node| node.instances).sum();
         format!("{} ({n} stage{})", self.name, if n == 1 { "" } else { "s" })
@@ -163,9 +187,7 @@ fn draw_tree(drawing: &Drawing) -> String {
     let kind_cells = cells.max().unwrap_or(0);
     let mut text = format!("{}\n", drawing.title());
     for (node, lines) in drawing.nodes.iter().zip(&lanes.rows) {
-        let sources: BTreeSet<String> =
-            node.reads.iter().map(|read| drawing.source(read)).collect();
-        let sources: Vec<String> = sources.into_iter().collect();
+        let sources = drawing.sources(node);
         let arrow = if sources.is_empty() { "" } else { "← " };
         let graph_cells = 2 * lanes.width;
         let (name, kind) = (&node.name, &node.kind);

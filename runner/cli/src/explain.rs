@@ -14,6 +14,7 @@ use crate::{
     arguments::PipelineOption,
     failure::Failure,
     layout::{Align, Block, columns},
+    parameters::toml_value,
     program::Program,
     status::forecast,
     style::{Style, printable},
@@ -169,7 +170,7 @@ pub(crate) fn value_text(value: &Value) -> String {
     const MOST: usize = 72;
     let text = match value {
         Value::String(text) if is_digest(text) => text[..12].to_owned(),
-        other => other.to_string(),
+        other => toml_value(other),
     };
     crate::style::truncated(&printable(&text), MOST)
 }

@@ -28,6 +28,9 @@ pub(crate) enum Color {
 /// The number in every JSON object that says which form it has.
 pub(crate) const JSON_VERSION: u64 = 1;
 
+/// Columns of an output that is no terminal.
+const WIDTH_OF_FILES: usize = 160;
+
 /// See the module.
 pub(crate) struct Output {
     json: bool,
@@ -153,13 +156,10 @@ impl Output {
     }
 }
 
-/// Columns of the terminal, or 100.
+/// Columns of the terminal, or enough for a file.
 pub(crate) fn terminal_width() -> usize {
-    console::Term::stdout()
-        .size_checked()
-        .or_else(|| console::Term::stderr().size_checked())
-        .map_or(100, |(_, columns)| usize::from(columns))
-        .max(20)
+    let size = console::Term::stdout().size_checked();
+    size.map_or(WIDTH_OF_FILES, |(_, columns)| usize::from(columns).max(20))
 }
 
 /// Writes one line (or several) for people to the standard error. Whoever cannot be told cannot be told that either.

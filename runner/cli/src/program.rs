@@ -292,7 +292,11 @@ impl Program {
     /// Reports diagnostics to people.
     pub(crate) fn report(&self, diagnostics: &[Diagnostic]) {
         for diagnostic in diagnostics {
-            let text = diagnostic::text(diagnostic, self.output.note_style(), terminal_width());
+            let text = diagnostic::text(
+                diagnostic,
+                self.output.note_style(),
+                terminal_width().min(140),
+            );
             self.output.note(&format!("{text}\n"));
         }
     }

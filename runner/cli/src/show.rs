@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     let name = &arguments.artifact;
-    if results::is_path(name) {
+    if results::is_path(name) || is_model_folder(Path::new(name)) {
         let artifact = file::read(&PathBuf::from(name))?;
         return show(program, arguments, name, &artifact);
     }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     layout::{Align, Block, columns, wrapped},
+    parameters::toml_value,
     style::{Style, printable, truncated},
     units,
 };
@@ -120,7 +121,7 @@ fn collect(path: &str, value: &Value, out: &mut Vec<(String, String)>) {
                 collect(&path, value, out);
             }
         }
-        value => out.push((path.to_owned(), printable(&value.to_string()))),
+        value => out.push((path.to_owned(), printable(&toml_value(value)))),
     }
 }
 

@@ -5,7 +5,9 @@
     reason = "helpers of tests; what they unwrap is what the tests are about"
 )]
 
+mod corpus;
 mod help;
 mod natron;
 mod output;
+mod run;
 mod workspace;

@@ -204,8 +204,8 @@ fn what_runs_again_is_what_depends_on_the_change() {
     let all = executed(&run(folder.path(), &data));
     assert_eq!(
         all,
-        ["candles"],
-        "a file with the simulator's candles gives what the simulator gave"
+        ["candles", "report"],
+        "a file with the simulator's candles gives what the simulator gave; the report draws the graph"
     );
 
     assert!(executed(&run(folder.path(), &data)).is_empty());

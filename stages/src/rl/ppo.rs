@@ -12,7 +12,7 @@ use super::{
     market::{Market, Segment},
     network::{Adam, Perceptron, Sizes, log_softmax},
 };
-use crate::training::checkpoint::{Checkpoints, Tensors};
+use crate::training::checkpoint::{Checkpoints, Newest, Tensors};
 
 /// Updates between two checkpoints.
 const CHECKPOINT_EVERY: u32 = 5;
@@ -109,7 +109,7 @@ impl Task<'_> {
     /// [`StageError::Interrupted`] after a checkpoint when the run is cancelled; [`StageError::NonFinite`] with the update.
     pub(super) fn train(&self, context: &StageContext) -> Result<Trained, StageError> {
         let checkpoints = Checkpoints::new(context.checkpoints()?, context.identity());
-        let (found, passed_over) = checkpoints.newest::<State>()?;
+        let Newest { found, passed_over } = checkpoints.newest::<State>()?;
         for message in passed_over {
             context.warn(&message);
         }

@@ -35,6 +35,8 @@ pub struct RunOptions {
     pub force: Vec<String>,
     /// Stages (or instances) to stop at; only what they need runs.
     pub until: Vec<String>,
+    /// Stages (or instances) to start at: only they and what depends on them may run, the rest has to be in the store.
+    pub from: Vec<String>,
     /// Hash every source again, whatever the stat cache remembers.
     pub paranoid: bool,
     /// Whether results survive a power cut.
@@ -55,6 +57,12 @@ pub enum RunError {
         name: String,
         /// The nearest one.
         did_you_mean: Option<String>,
+    },
+    /// A stage above those to start at has no result.
+    #[error("stage `{stage}` lies above those to start at, and its result is not in the cache")]
+    NotCached {
+        /// Instance name.
+        stage: String,
     },
     /// A source could not be read.
     #[error("stage `{stage}`: {message}")]
@@ -254,6 +262,21 @@ pub fn with_producers(graph: &Graph, indices: &BTreeSet<usize>) -> BTreeSet<usiz
     wanted
 }
 
+/// `indices` and all that reads from them, however far.
+fn with_consumers(graph: &Graph, indices: &BTreeSet<usize>) -> BTreeSet<usize> {
+    let mut reached = indices.clone();
+    // Producers come first in the list, so one pass reaches everything.
+    for (index, instance) in graph.instances.iter().enumerate() {
+        if instance
+            .producers()
+            .any(|producer| reached.contains(&producer))
+        {
+            reached.insert(index);
+        }
+    }
+    reached
+}
+
 struct Run<'a> {
     graph: &'a Graph,
     shared: Arc<Shared>,
@@ -262,6 +285,8 @@ struct Run<'a> {
     remaining: Vec<f64>,
     /// The newest results of each stage in earlier runs.
     last: BTreeMap<String, StageRecord>,
+    /// Those that may be executed; the others have to be in the store.
+    may_run: BTreeSet<usize>,
     file: String,
 }
 
@@ -288,11 +313,18 @@ impl<'a> Run<'a> {
         let last = RunRecord::last_results(workspace, &graph.name);
         let forced = select(graph, &options.force)?;
         let until = select(graph, &options.until)?;
-        let selected = if options.until.is_empty() {
+        let mut selected: BTreeSet<usize> = if options.until.is_empty() {
             (0..graph.instances.len()).collect()
         } else {
             with_producers(graph, &until)
         };
+        let may_run = if options.from.is_empty() {
+            selected.clone()
+        } else {
+            let below = with_consumers(graph, &select(graph, &options.from)?);
+            &selected & &below
+        };
+        selected = &selected & &with_producers(graph, &may_run);
         let mut consumers = vec![Vec::new(); graph.instances.len()];
         for (index, instance) in graph.instances.iter().enumerate() {
             for producer in instance.producers().collect::<BTreeSet<_>>() {
@@ -325,6 +357,7 @@ impl<'a> Run<'a> {
             remaining: remaining_seconds(&seconds, &consumers),
             consumers,
             last,
+            may_run,
             file: options.file.clone(),
             shared: Arc::new(Shared {
                 workspace: workspace.clone(),
@@ -399,8 +432,11 @@ impl<'a> Run<'a> {
                 record.outputs,
                 record.execution.seconds,
             );
-        } else {
+        } else if self.may_run.contains(&index) {
             node.state = State::Ready;
+        } else {
+            let stage = instance.name.clone();
+            return Err(RunError::NotCached { stage });
         }
         Ok(())
     }

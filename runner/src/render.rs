@@ -1,6 +1,9 @@
 //! The graph as a picture: lines and names for a terminal, Graphviz, Mermaid, SVG.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use natron_artifacts::Kind;
 
@@ -138,6 +141,27 @@ impl Drawing {
         }
     }
 
+    /// What a node reads: `candles.candles`, `evaluate.{equity, trades}`, `features`.
+    fn sources(&self, node: &Node) -> Vec<String> {
+        let mut of_producer: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
+        for read in &node.reads {
+            let outputs = of_producer.entry(read.node).or_default();
+            if read.is_one_of_several {
+                outputs.insert(&read.output);
+            }
+        }
+        let name = |(producer, outputs): (usize, BTreeSet<&str>)| {
+            let producer = &self.nodes[producer].name;
+            let outputs: Vec<&str> = outputs.into_iter().collect();
+            match outputs.as_slice() {
+                [] => producer.clone(),
+                [only] => format!("{producer}.{only}"),
+                several => format!("{producer}.{{{}}}", several.join(", ")),
+            }
+        };
+        of_producer.into_iter().map(name).collect()
+    }
+
     fn title(&self) -> String {
         let n: usize = self.nodes.iter().map(|node| node.instances).sum();
         format!("{} ({n} stage{})", self.name, if n == 1 { "" } else { "s" })
@@ -163,9 +187,7 @@ fn draw_tree(drawing: &Drawing) -> String {
     let kind_cells = cells.max().unwrap_or(0);
     let mut text = format!("{}\n", drawing.title());
     for (node, lines) in drawing.nodes.iter().zip(&lanes.rows) {
-        let sources: BTreeSet<String> =
-            node.reads.iter().map(|read| drawing.source(read)).collect();
-        let sources: Vec<String> = sources.into_iter().collect();
+        let sources = drawing.sources(node);
         let arrow = if sources.is_empty() { "" } else { "← " };
         let graph_cells = 2 * lanes.width;
         let (name, kind) = (&node.name, &node.kind);
@@ -186,6 +208,14 @@ struct Lanes {
     width: usize,
 }
 
+/// A place for a line.
+struct Lane {
+    /// The stage whose line it is.
+    carries: Option<usize>,
+    /// The last row in which there was something in it.
+    last_row: usize,
+}
+
 /// Every stage that somebody reads has a line downwards until its last reader.
 fn lanes(drawing: &Drawing) -> Lanes {
     let n = drawing.nodes.len();
@@ -199,11 +229,10 @@ fn lanes(drawing: &Drawing) -> Lanes {
         .iter()
         .flatten()
         .for_each(|&producer| readers_left[producer] += 1);
-    // What each lane carries, and the last row in which there was something in it.
-    let mut lanes: Vec<(Option<usize>, Option<usize>)> = Vec::new();
+    let mut lanes: Vec<Lane> = Vec::new();
     let mut rows = Vec::new();
     for (row, inputs) in producers.iter().enumerate() {
-        let before: Vec<Option<usize>> = lanes.iter().map(|lane| lane.0).collect();
+        let before: Vec<Option<usize>> = lanes.iter().map(|lane| lane.carries).collect();
         let is_input = |lane: usize| {
             before
                 .get(lane)
@@ -218,35 +247,39 @@ fn lanes(drawing: &Drawing) -> Lanes {
             |lane: usize| before[lane].is_some_and(|p| inputs.contains(&p) && readers_left[p] == 0);
         let inherited = (0..before.len()).find(|&lane| ends(lane));
         // A lane that had something in the row above would seem to go on.
-        let is_free = |lane: &(Option<usize>, Option<usize>)| {
-            lane.0.is_none() && lane.1.is_none_or(|last| last + 1 < row)
-        };
+        let is_free = |lane: &Lane| lane.carries.is_none() && lane.last_row + 1 < row;
         let column = inherited
             .or_else(|| lanes.iter().position(is_free))
             .unwrap_or_else(|| {
-                lanes.push((None, None));
+                lanes.push(Lane {
+                    carries: None,
+                    last_row: row,
+                });
                 lanes.len() - 1
             });
-        for lane in 0..before.len() {
+        for (lane, carried) in before.iter().enumerate() {
             if ends(lane) {
-                lanes[lane].0 = None;
+                lanes[lane].carries = None;
             }
-            if before[lane].is_some() {
-                lanes[lane].1 = Some(row);
+            if carried.is_some() {
+                lanes[lane].last_row = row;
             }
         }
-        lanes[column] = ((readers_left[row] > 0).then_some(row), Some(row));
+        lanes[column] = Lane {
+            carries: (readers_left[row] > 0).then_some(row),
+            last_row: row,
+        };
         let touched: Vec<usize> = (0..lanes.len())
             .filter(|&lane| lane == column || is_input(lane))
             .collect();
         let (left, right) = (touched[0], touched[touched.len() - 1]);
         let mut text = String::new();
-        for lane in 0..lanes.len() {
+        for (lane, now) in lanes.iter().enumerate() {
             let is_inside = left < lane && lane < right;
             text.push(if lane == column {
                 '●'
             } else if is_input(lane) {
-                corner(lanes[lane].0.is_some(), lane > left, lane < right)
+                corner(now.carries.is_some(), lane > left, lane < right)
             } else if before.get(lane).copied().flatten().is_some() {
                 '│'
             } else if is_inside {

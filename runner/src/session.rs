@@ -100,6 +100,7 @@ pub fn run_file(
     let is_plain = lock_mode == LockMode::Ignore
         && options.force.is_empty()
         && options.until.is_empty()
+        && options.from.is_empty()
         && !options.paranoid;
     if let Some(invocation) = &invocation
         && is_plain
@@ -168,6 +169,7 @@ pub fn run_file(
         }
         if let Some(invocation) = &invocation
             && options.until.is_empty()
+            && options.from.is_empty()
         {
             let path = workspace.state().join("stat.bin");
             let stat_cache = StatCache::load(&path, false);

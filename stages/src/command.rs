@@ -107,6 +107,8 @@ pub(crate) struct DeclaredColumn {
 ///  "parameters": {}, "seed": 42, "threads": 1, "device": "cpu", "checkpoints": "/.../ckpt"}
 /// ```
 ///
+/// `label` says where an input comes from, for messages; it is not part of the key, so no result may depend on it.
+///
 /// **Outputs.** The program writes each declared output to its path: a table as an Arrow IPC file, Arrow IPC stream or
 /// Parquet, whatever the extension; a model as a folder with `model.json` and `model.safetensors`; metrics as JSON with
 /// numbers at its leaves; a report as HTML. In a table a missing value is null; NaN is an error that names column and row.
@@ -446,7 +448,7 @@ impl Command {
             "seed": context.seed(),
             "threads": context.threads(),
             "device": device,
-            "checkpoints": context.checkpoints()?.to_string_lossy(),
+            "checkpoints": checkpoints(context)?,
         }))
     }
 
@@ -456,7 +458,7 @@ impl Command {
         inputs: &BTreeMap<String, Vec<String>>,
         outputs: &BTreeMap<&String, String>,
     ) -> Result<Vec<String>, StageError> {
-        let checkpoints = context.checkpoints()?.to_string_lossy().into_owned();
+        let checkpoints = checkpoints(context)?;
         let values = |reference: &Reference| match reference {
             Reference::Input(port) => inputs.get(port).cloned().unwrap_or_default(),
             Reference::Output(port) => outputs.get(port).cloned().into_iter().collect(),
@@ -566,6 +568,14 @@ impl Command {
             source: None,
         })
     }
+}
+
+/// The checkpoint folder for a program, which runs in another folder than we do.
+fn checkpoints(context: &StageContext) -> Result<String, StageError> {
+    let path = context.checkpoints()?;
+    let path = std::path::absolute(path)
+        .map_err(|e| StageError::io(format!("cannot find `{}`", path.display()), e))?;
+    Ok(path.to_string_lossy().into_owned())
 }
 
 fn source_name(path: &str) -> String {

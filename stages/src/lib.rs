@@ -3,14 +3,14 @@
 //! Invariant: a stage uses the contract, artifacts and kernels, and never another stage; nothing here knows a cache or runner.
 
 pub mod backtest;
-pub mod command;
+mod command;
 mod dataset;
 pub mod evaluate;
 mod evaluation;
 pub mod features;
 pub mod finetune;
 pub mod labels;
-mod load;
+pub mod load;
 pub mod models;
 pub mod predict;
 pub mod pretrain;
@@ -18,9 +18,9 @@ pub mod report;
 pub mod rl;
 mod training;
 
-use natron_artifacts::Registry;
-/// For programs that train: freed blocks are kept for the next step.
 pub use natron_kernels::allocator;
+
+use natron_artifacts::Registry;
 
 #[cfg(test)]
 #[path = "../build/fingerprint.rs"]
@@ -36,14 +36,11 @@ pub fn registry() -> Registry {
     registry.register::<evaluate::Evaluate>("evaluate", fingerprint("evaluate"));
     registry.register::<features::FeatureParameters>("features", fingerprint("features"));
     registry.register::<finetune::Finetune>("finetune", fingerprint("finetune"));
-    registry.register::<labels::natron_v2::NatronV2Labels>(
-        "labels.natron_v2",
-        fingerprint("labels.natron_v2"),
-    );
-    registry.register::<load::LoadCandles>("load.candles", fingerprint("load.candles"));
-    registry.register::<load::LoadCsv>("load.csv", fingerprint("load.csv"));
-    registry.register::<load::LoadParquet>("load.parquet", fingerprint("load.parquet"));
-    registry.register::<load::LoadSynthetic>("load.synthetic", fingerprint("load.synthetic"));
+    registry.register::<labels::natron_v2::NatronV2Labels>("labels.natron_v2", fingerprint("labels.natron_v2"));
+    registry.register::<load::candles::LoadCandles>("load.candles", fingerprint("load.candles"));
+    registry.register::<load::csv::LoadCsv>("load.csv", fingerprint("load.csv"));
+    registry.register::<load::parquet::LoadParquet>("load.parquet", fingerprint("load.parquet"));
+    registry.register::<load::synthetic::LoadSynthetic>("load.synthetic", fingerprint("load.synthetic"));
     registry.register::<pretrain::Pretrain>("pretrain", fingerprint("pretrain"));
     registry.register::<report::Report>("report", fingerprint("report"));
     registry.register::<rl::Rl>("rl", fingerprint("rl"));

@@ -4,17 +4,13 @@
 //! `low <= open, close <= high`. `statistics`: counts of what was read, dropped and filled.
 
 mod bars;
-mod candles;
+pub(crate) mod candles;
 mod columns;
-mod csv;
+pub(crate) mod csv;
 mod interval;
-mod parquet;
-mod synthetic;
+pub(crate) mod parquet;
+pub(crate) mod synthetic;
 mod time;
 
 #[cfg(test)]
 mod corpus;
-
-pub(crate) use self::{
-    candles::LoadCandles, csv::LoadCsv, parquet::LoadParquet, synthetic::LoadSynthetic,
-};

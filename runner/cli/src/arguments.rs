@@ -11,7 +11,7 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  natron init my-research --template natron_v2      make a workspace that runs offline at once
+  natron init my-research                           make a workspace that runs offline at once
   natron run --profile quick                        run its pipeline; run again: nothing to do
   natron run --set finetune.learning_rate=1e-4      run finetune and what depends on it
   natron show finetune.model                        look at a result

@@ -20,6 +20,7 @@ pub(crate) struct Arguments {
     shell: Shell,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one form")]
 pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     let mut command = arguments::Arguments::command();
     let mut script = Vec::new();

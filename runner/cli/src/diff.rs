@@ -166,11 +166,10 @@ fn stage_diff(
     };
     if let (Some(before), Some(after)) = (before, after) {
         let same_key = before.key.is_some() && before.key == after.key;
-        match (&old, &new) {
-            (Some(old), Some(new)) => {
-                stage_diff.ingredients = diff(&old.ingredients, &new.ingredients)
-            }
-            _ => stage_diff.is_forgotten = !same_key && before.key.is_some() && after.key.is_some(),
+        if let (Some(old), Some(new)) = (&old, &new) {
+            stage_diff.ingredients = diff(&old.ingredients, &new.ingredients);
+        } else {
+            stage_diff.is_forgotten = !same_key && before.key.is_some() && after.key.is_some();
         }
         let ports: BTreeSet<&String> = before.outputs.keys().chain(after.outputs.keys()).collect();
         let differs = |port: &&String| {
@@ -267,9 +266,7 @@ impl StageDiff {
             Align::Right,
             Align::Left,
         ];
-        columns(&rows, &align)
-            .iter()
-            .for_each(|line| block.line(&format!("  {line}")));
+        block.lines(2, columns(&rows, &align));
     }
 
     fn to_json(&self) -> Value {

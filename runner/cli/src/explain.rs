@@ -14,6 +14,7 @@ use crate::{
     arguments::PipelineOption,
     failure::Failure,
     layout::{Align, Block, columns},
+    parameters::toml_value,
     program::Program,
     status::forecast,
     style::{Style, printable},
@@ -69,9 +70,7 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
         );
         if upstream && !causes.is_empty() {
             block.line(&style.bold("  root causes"));
-            causes
-                .iter()
-                .for_each(|cause| block.line(&format!("    {}", cause_text(cause, style))));
+            block.lines(4, causes.iter().map(|cause| cause_text(cause, style)));
         }
         if let Some(ingredients) = &stage.ingredients {
             block.line(&style.bold("  the key is made of"));
@@ -171,7 +170,7 @@ pub(crate) fn value_text(value: &Value) -> String {
     const MOST: usize = 72;
     let text = match value {
         Value::String(text) if is_digest(text) => text[..12].to_owned(),
-        other => other.to_string(),
+        other => toml_value(other),
     };
     crate::style::truncated(&printable(&text), MOST)
 }
@@ -237,9 +236,7 @@ pub(crate) fn forecast_text(explanation: &Explanation, style: Style) -> String {
         Align::Right,
         Align::Left,
     ];
-    columns(&rows, &align)
-        .iter()
-        .for_each(|line| block.line(line));
+    block.lines(0, columns(&rows, &align));
     if !explanation.causes.is_empty() {
         block.line("");
         block.line(&style.bold("root causes"));

@@ -19,6 +19,7 @@ Examples:
 
 const README: &str = include_str!("init/README.md");
 const GITIGNORE: &str = include_str!("init/gitignore");
+const NATRON_V2: &str = include_str!("../../../pipelines/natron_v2.toml");
 const MINIMAL: &str = include_str!("init/minimal.toml");
 
 /// Make a workspace that runs offline at once.
@@ -38,26 +39,32 @@ pub(crate) struct Arguments {
 /// The pipelines that the program carries with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum Template {
-    /// Simulated candles and features.
+    /// A transformer in three phases, evaluated and reported.
     #[default]
+    #[value(name = "natron_v2")]
+    NatronV2,
+    /// Simulated candles and features.
     Minimal,
 }
 
 impl Template {
     fn name(self) -> &'static str {
         match self {
+            Self::NatronV2 => "natron_v2",
             Self::Minimal => "minimal",
         }
     }
 
     fn pipeline(self) -> &'static str {
         match self {
+            Self::NatronV2 => NATRON_V2,
             Self::Minimal => MINIMAL,
         }
     }
 
     fn first_run(self) -> &'static str {
         match self {
+            Self::NatronV2 => "natron run --profile quick",
             Self::Minimal => "natron run",
         }
     }
@@ -65,8 +72,9 @@ impl Template {
 
 pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     let (folder, template) = (&arguments.folder, arguments.template);
+    let readme = README.replace("RUN", template.first_run());
     let files = [
-        (PathBuf::from("README.md"), README),
+        (PathBuf::from("README.md"), readme.as_str()),
         (PathBuf::from(".gitignore"), GITIGNORE),
         (
             PathBuf::from(format!("pipelines/{}.toml", template.name())),

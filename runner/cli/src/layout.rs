@@ -13,6 +13,13 @@ impl Block {
         self.0.push('\n');
     }
 
+    /// Adds lines, `cells` cells in from the left.
+    pub(crate) fn lines(&mut self, cells: usize, lines: impl IntoIterator<Item = String>) {
+        for line in lines {
+            self.line(&format!("{:cells$}{line}", ""));
+        }
+    }
+
     /// The text, without empty lines at its end.
     pub(crate) fn text(self) -> String {
         let mut text = self.0;

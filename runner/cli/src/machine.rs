@@ -1,7 +1,9 @@
 //! What the machine offers.
 
 use std::{
-    env, fs,
+    env,
+    fmt::Write as _,
+    fs,
     fs::{File, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -137,13 +139,11 @@ fn processor_name() -> String {
 }
 
 fn threads() -> Finding {
-    let online = fs::read_to_string("/proc/cpuinfo")
-        .map(|text| {
-            text.lines()
-                .filter(|line| line.starts_with("processor"))
-                .count()
-        })
-        .unwrap_or(0);
+    let online = fs::read_to_string("/proc/cpuinfo").map_or(0, |text| {
+        text.lines()
+            .filter(|line| line.starts_with("processor"))
+            .count()
+    });
     match thread::available_parallelism() {
         Ok(n) if online > n.get() => Finding::new(
             "threads",
@@ -181,10 +181,11 @@ fn memory() -> Finding {
         units::bytes(total)
     );
     if let Some(limit) = limit {
-        words.push_str(&format!(
+        let _ = write!(
+            words,
             ", limited to {} by a control group",
             units::bytes(limit)
-        ));
+        );
     }
     let usable = available.min(limit.unwrap_or(u64::MAX));
     if usable < 2 << 30 {
@@ -317,7 +318,7 @@ fn store(workspace: &Workspace) -> Vec<Finding> {
     });
     findings.push(match statvfs(folder) {
         Ok(stat) => {
-            let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
+            let free = stat.blocks_available() * stat.fragment_size();
             let text = format!("{} free", units::bytes(free));
             if free < 1 << 30 {
                 Finding::new("disk", Health::Warning, text)

@@ -28,6 +28,9 @@ pub(crate) enum Color {
 /// The number in every JSON object that says which form it has.
 pub(crate) const JSON_VERSION: u64 = 1;
 
+/// Columns of an output that is no terminal.
+const WIDTH_OF_FILES: usize = 160;
+
 /// See the module.
 pub(crate) struct Output {
     json: bool,
@@ -91,15 +94,6 @@ impl Output {
         self.stderr_is_terminal
     }
 
-    /// Columns of the terminal, or 100.
-    pub(crate) fn width(&self) -> usize {
-        console::Term::stdout()
-            .size_checked()
-            .or_else(|| console::Term::stderr().size_checked())
-            .map_or(100, |(_, columns)| usize::from(columns))
-            .max(20)
-    }
-
     fn lock(&self) -> MutexGuard<'_, Data> {
         self.stdout.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,6 +154,12 @@ impl Output {
         data.attempt(Write::flush);
         data.error.take().map_or(Ok(()), Err)
     }
+}
+
+/// Columns of the terminal, or enough for a file.
+pub(crate) fn terminal_width() -> usize {
+    let size = console::Term::stdout().size_checked();
+    size.map_or(WIDTH_OF_FILES, |(_, columns)| usize::from(columns).max(20))
 }
 
 /// Writes one line (or several) for people to the standard error. Whoever cannot be told cannot be told that either.

@@ -157,7 +157,7 @@ fn one_of(choices: impl Iterator<Item = String>) -> String {
 }
 
 /// The value as it would stand in a pipeline file.
-fn toml_value(value: &Value) -> String {
+pub(crate) fn toml_value(value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),
         Value::Array(items) => {
@@ -174,8 +174,10 @@ fn toml_value(value: &Value) -> String {
             format!("{{ {} }}", fields.join(", "))
         }
         Value::Number(number) => match number.as_f64() {
-            // The default of a single-precision parameter comes as the nearest double.
-            Some(value) if number.is_f64() && f64::from(value as f32) == value => {
+            // A single-precision parameter comes as the nearest double.
+            Some(value)
+                if number.is_f64() && f64::from(value as f32).to_bits() == value.to_bits() =>
+            {
                 (value as f32).to_string()
             }
             _ => number.to_string(),

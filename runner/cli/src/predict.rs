@@ -8,9 +8,10 @@ use std::{
 
 use clap::Args;
 use natron_artifacts::{
-    Artifact, DeviceGrant, Digest, Model, ModelCard, Registry, Schemas, Silent, StageContext,
+    Artifact, DeviceGrant, Digest, Kind, Model, ModelCard, Registry, Schemas, Silent, StageContext,
     StageContextParts, StageError, Table,
 };
+use natron_runner::Workspace;
 use natron_stages::predict::{Bars, Prediction, Predictor};
 use serde_json::{Map, Value, json};
 
@@ -20,7 +21,8 @@ use crate::{
     failure::Failure,
     layout::{Align, columns},
     program::Program,
-    results, show,
+    results::{self, StageOutput},
+    show,
     style::Style,
 };
 
@@ -111,17 +113,7 @@ fn model(program: &Program, arguments: &Arguments) -> Result<Arc<Model>, Failure
     let artifact = if show::is_model_folder(Path::new(name)) {
         show::read_file(Path::new(name))?
     } else {
-        let (workspace, output) =
-            results::output(program, &arguments.pipeline, name).or_else(|failure| {
-                match name.contains('.') {
-                    // A stage with several outputs: its model is meant.
-                    false => {
-                        results::output(program, &arguments.pipeline, &format!("{name}.model"))
-                            .map_err(|_| failure)
-                    }
-                    true => Err(failure),
-                }
-            })?;
+        let (workspace, output) = model_output(program, &arguments.pipeline, name)?;
         output.open(&workspace)?
     };
     match artifact {
@@ -129,6 +121,24 @@ fn model(program: &Program, arguments: &Arguments) -> Result<Arc<Model>, Failure
         other => Err(Failure::usage(format!(
             "`{name}` is a {}, not a model",
             other.kind()
+        ))),
+    }
+}
+
+/// The output that `name` means; of a stage with several, its `model`.
+fn model_output(
+    program: &Program,
+    pipeline: &PipelineOption,
+    name: &str,
+) -> Result<(Workspace, StageOutput), Failure> {
+    let (workspace, mut outputs) = results::outputs(program, pipeline, name)?;
+    let position = outputs
+        .iter()
+        .position(|output| output.manifest.kind == Kind::Model);
+    match position {
+        Some(position) => Ok((workspace, outputs.remove(position))),
+        None => Err(Failure::usage(format!(
+            "`{name}` has no model among its outputs"
         ))),
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     cache, check, completions, diagnostic, diff, doctor, explain, export,
     failure::Failure,
     gc, graph, init,
-    output::{Color, Output},
+    output::{Color, Output, terminal_width},
     predict, run, runs, schema, show,
     signals::Stop,
     stages, status, verify,
@@ -40,11 +40,12 @@ pub(crate) struct Program {
 
 /// Runs the program with the stages of `registry` and the arguments of this process.
 pub fn main_with(registry: Registry) -> ExitCode {
-    ExitCode::from(execute(registry, env::args_os().collect()))
+    let arguments: Vec<OsString> = env::args_os().collect();
+    ExitCode::from(execute(registry, &arguments))
 }
 
-fn execute(registry: Registry, arguments: Vec<OsString>) -> u8 {
-    let arguments = match parse(&arguments) {
+fn execute(registry: Registry, arguments: &[OsString]) -> u8 {
+    let arguments = match parse(arguments) {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
@@ -173,16 +174,15 @@ impl Program {
     /// The workspace: `--workspace`, else the nearest folder upwards that has `pipelines/` or `.natron/`, else the current
     /// one.
     pub(crate) fn workspace(&self) -> Result<Workspace, Failure> {
-        let root = match &self.workspace {
-            Some(path) => path.canonicalize().map_err(|error| {
+        let root = if let Some(path) = &self.workspace {
+            path.canonicalize().map_err(|error| {
                 Failure::usage(format!("--workspace: `{}`: {error}", path.display()))
-            })?,
-            None => {
-                let current = env::current_dir().map_err(|error| {
-                    Failure::usage(format!("the current directory cannot be used: {error}"))
-                })?;
-                Workspace::find(&current)
-            }
+            })?
+        } else {
+            let current = env::current_dir().map_err(|error| {
+                Failure::usage(format!("the current directory cannot be used: {error}"))
+            })?;
+            Workspace::find(&current)
         };
         let cache = self.cache.as_ref().map(std::path::absolute).transpose();
         let cache = cache.map_err(|error| Failure::usage(format!("--cache: {error}")))?;
@@ -191,7 +191,6 @@ impl Program {
 
     /// The pipeline file that `given` means: a path, the name of a file in `pipelines/`, or, without any, the only one there.
     pub(crate) fn pipeline_file(
-        &self,
         workspace: &Workspace,
         given: Option<&Path>,
     ) -> Result<PathBuf, Failure> {
@@ -233,7 +232,7 @@ impl Program {
     }
 
     /// How a pipeline file is to be read.
-    pub(crate) fn load_options(&self, workspace: &Workspace, overrides: &Overrides) -> LoadOptions {
+    pub(crate) fn load_options(workspace: &Workspace, overrides: &Overrides) -> LoadOptions {
         LoadOptions {
             profile: overrides.profile.clone(),
             sets: overrides.set.clone(),
@@ -249,8 +248,8 @@ impl Program {
         overrides: &Overrides,
     ) -> Result<Loaded, Failure> {
         let workspace = self.workspace()?;
-        let file = self.pipeline_file(&workspace, given)?;
-        let options = self.load_options(&workspace, overrides);
+        let file = Self::pipeline_file(&workspace, given)?;
+        let options = Self::load_options(&workspace, overrides);
         match natron_runner::load(&file, &options, &self.registry) {
             Ok(graph) => {
                 if !self.output.is_json() {
@@ -293,7 +292,11 @@ impl Program {
     /// Reports diagnostics to people.
     pub(crate) fn report(&self, diagnostics: &[Diagnostic]) {
         for diagnostic in diagnostics {
-            let text = diagnostic::text(diagnostic, self.output.note_style(), self.output.width());
+            let text = diagnostic::text(
+                diagnostic,
+                self.output.note_style(),
+                terminal_width().min(140),
+            );
             self.output.note(&format!("{text}\n"));
         }
     }

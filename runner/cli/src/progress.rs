@@ -53,6 +53,9 @@ const MOST_HITS_LISTED: usize = 40;
 const FIRST_NAME_CELLS: usize = 12;
 const MOST_NAME_CELLS: usize = 48;
 
+/// A stage with more warnings than this has the rest in the log only.
+const MOST_WARNINGS: usize = 5;
+
 /// Cells of a bar.
 const BAR_CELLS: usize = 20;
 
@@ -73,10 +76,13 @@ struct State {
     stages: usize,
     finished: usize,
     running: BTreeMap<String, Running>,
+    /// Warnings of each stage so far.
+    warnings: BTreeMap<String, usize>,
 }
 
 struct Running {
     bar: Option<ProgressBar>,
+    started: Instant,
     /// The first progress that was told, from which the rate counts.
     first: Option<(Instant, u64)>,
     last_plain: Instant,
@@ -140,7 +146,7 @@ impl Display {
         let bar = (self.mode == Mode::Bars).then(|| {
             let bar = self.bars.add(ProgressBar::new_spinner());
             bar.set_style(
-                ProgressStyle::with_template("{spinner} {wide_msg}")
+                ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}")
                     .expect("the template is valid"),
             );
             bar.set_message(format!("{}  {}", self.padded(stage), self.style.dim(kind)));
@@ -149,6 +155,7 @@ impl Display {
         });
         let running = Running {
             bar,
+            started: now,
             first: None,
             last_plain: now,
         };
@@ -177,16 +184,57 @@ impl Display {
         }
     }
 
+    fn warn(&self, stage: &str, message: &str) {
+        let mut state = self.lock();
+        let n = state.warnings.entry(stage.to_owned()).or_default();
+        *n += 1;
+        let is_too_many = *n > MOST_WARNINGS && !stage.is_empty();
+        drop(state);
+        if is_too_many {
+            return;
+        }
+        let who = if stage.is_empty() {
+            String::new()
+        } else {
+            format!("{}: ", printable(stage))
+        };
+        self.line(&format!(
+            "{}: {who}{}",
+            self.style.yellow("warning"),
+            printable(message)
+        ));
+    }
+
+    /// Says how many warnings of the stage were not said.
+    fn sum_up_warnings(&self, stage: &str) {
+        let n = self.lock().warnings.remove(stage).unwrap_or(0);
+        if n > MOST_WARNINGS {
+            let more = units::plural(n - MOST_WARNINGS, "warning");
+            let text = format!(
+                "{}: {}: {more} more in the log",
+                self.style.yellow("warning"),
+                printable(stage)
+            );
+            self.line(&text);
+        }
+    }
+
     fn end(&self, stage: &str, outcome: Outcome, seconds: f64) {
         let mut state = self.lock();
         state.finished += 1;
         let (finished, stages) = (state.finished, state.stages);
         let running = state.running.remove(stage);
         drop(state);
+        // A stage that did not end well is not measured by the runner.
+        let seconds = match &running {
+            Some(running) if !outcome.is_done() => running.started.elapsed().as_secs_f64(),
+            _ => seconds,
+        };
         if let Some(bar) = running.and_then(|running| running.bar) {
             bar.finish_and_clear();
             self.bars.remove(&bar);
         }
+        self.sum_up_warnings(stage);
         if self.mode == Mode::Quiet || (outcome == Outcome::Hit && stages > MOST_HITS_LISTED) {
             return;
         }
@@ -221,18 +269,7 @@ impl Watcher for Display {
                 stage,
                 level: Level::Warning,
                 message,
-            } => {
-                let who = if stage.is_empty() {
-                    String::new()
-                } else {
-                    format!("{}: ", printable(stage))
-                };
-                self.line(&format!(
-                    "{}: {who}{}",
-                    self.style.yellow("warning"),
-                    printable(message)
-                ));
-            }
+            } => self.warn(stage, message),
             Event::Metric { .. } | Event::Log { .. } => {}
         }
     }
@@ -355,6 +392,35 @@ mod tests {
         let pace = Pace::of(&beyond, 11, Duration::from_secs(1));
         assert!(progress_text(&beyond, pace, Style::PLAIN, true).contains("100%"));
         assert_eq!(pace.seconds_left, Some(0.0));
+    }
+
+    #[test]
+    fn many_warnings_become_few_lines() {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let written = Arc::clone(&lines);
+        let display = Display::new(Mode::Plain, Style::PLAIN, move |line| {
+            written.lock().unwrap().push(line.to_owned());
+        });
+
+        for _ in 0..MOST_WARNINGS + 2 {
+            display.event(&Event::Log {
+                stage: "evaluate",
+                level: Level::Warning,
+                message: "one class",
+            });
+        }
+        display.event(&Event::Finished {
+            stage: "evaluate",
+            outcome: Outcome::Ran,
+            seconds: 1.0,
+        });
+
+        let lines = lines.lock().unwrap();
+        assert_eq!(lines.len(), MOST_WARNINGS + 2);
+        assert_eq!(
+            lines[MOST_WARNINGS],
+            "warning: evaluate: 2 warnings more in the log"
+        );
     }
 
     #[test]

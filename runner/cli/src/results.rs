@@ -95,19 +95,18 @@ pub(crate) fn outputs(
     let current = standing
         .filter(|s| s.forecast == Forecast::Hit)
         .map(|s| s.outputs);
-    let outputs = match current {
-        Some(outputs) => outputs,
-        None => {
-            let mut last = RunRecord::last_results(&workspace, &graph.name);
-            let Some(record) = last.remove(*only) else {
-                return Err(Failure::usage(format!("stage `{only}` has no result yet"))
-                    .help(format!("`natron run --until {only}` makes it")));
-            };
-            program.output.warn(&format!(
-                "`{only}` would run again; this is its newest result (`natron explain {only}` says why)"
-            ));
-            record.outputs
-        }
+    let outputs = if let Some(outputs) = current {
+        outputs
+    } else {
+        let mut last = RunRecord::last_results(&workspace, &graph.name);
+        let Some(record) = last.remove(*only) else {
+            return Err(Failure::usage(format!("stage `{only}` has no result yet"))
+                .help(format!("`natron run --until {only}` makes it")));
+        };
+        program.output.warn(&format!(
+            "`{only}` would run again; this is its newest result (`natron explain {only}` says why)"
+        ));
+        record.outputs
     };
     let outputs = outputs
         .into_iter()

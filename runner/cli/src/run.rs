@@ -1,6 +1,6 @@
 //! `natron run`.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{fmt::Write as _, num::NonZeroUsize, sync::Arc};
 
 use clap::Args;
 use natron_runner::{
@@ -30,6 +30,10 @@ Examples:
 
 Ctrl-C once stops gently: running stages save their state and go on from there next time. Twice stops at once.";
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are flags of a command line"
+)]
 /// Run a pipeline: execute what changed, take everything else from the cache.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -45,6 +49,9 @@ pub(crate) struct Arguments {
     /// Run only this stage and what it needs. May be repeated.
     #[arg(long, value_name = "STAGE")]
     until: Vec<String>,
+    /// Run only this stage and what depends on it; all else must be in the cache. May be repeated.
+    #[arg(long, value_name = "STAGE")]
+    from: Vec<String>,
     /// Run this stage even if its result is in the cache. May be repeated.
     #[arg(long, value_name = "STAGE")]
     force: Vec<String>,
@@ -55,7 +62,7 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "dry_run")]
     locked: bool,
     /// Write the keys and results to the lock file beside the pipeline.
-    #[arg(long, conflicts_with_all = ["dry_run", "locked", "until"])]
+    #[arg(long, conflicts_with_all = ["dry_run", "locked", "until", "from"])]
     write_lock: bool,
     /// Trust no file times: read and hash every source again.
     #[arg(long)]
@@ -67,8 +74,8 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
         return dry_run(program, arguments);
     }
     let workspace = program.workspace()?;
-    let file = program.pipeline_file(&workspace, arguments.pipeline.pipeline.as_deref())?;
-    let load_options = program.load_options(&workspace, &arguments.pipeline.overrides);
+    let file = Program::pipeline_file(&workspace, arguments.pipeline.pipeline.as_deref())?;
+    let load_options = Program::load_options(&workspace, &arguments.pipeline.overrides);
     let options = RunOptions {
         file: file.display().to_string(),
         ..options(arguments)
@@ -105,6 +112,7 @@ fn options(arguments: &Arguments) -> RunOptions {
         keep_going: arguments.keep_going,
         force: arguments.force.clone(),
         until: arguments.until.clone(),
+        from: arguments.from.clone(),
         paranoid: arguments.paranoid,
         ..RunOptions::default()
     }
@@ -148,12 +156,16 @@ fn report(program: &Program, summary: &SessionSummary) -> Result<(), Failure> {
             Some((message, help)) => (message, Some(help)),
             None => (message, None),
         };
+        let mut lines = message.lines().map(printable);
+        let first = lines.next().unwrap_or_default();
         output.note(&format!(
-            "{}: stage `{}` failed: {}",
+            "{}: stage `{}` failed: {first}",
             style.red("error"),
-            stage.name,
-            printable(message)
+            stage.name
         ));
+        for line in lines {
+            output.note(&format!("  {} {line}", style.cyan("|")));
+        }
         if let Some(help) = help {
             output.note(&format!("  {} help: {}", style.cyan("="), printable(help)));
         }
@@ -244,7 +256,7 @@ fn closing_line(program: &Program, summary: &SessionSummary) -> String {
             .workspace()
             .map(|w| w.state().join("runs").join(&record.id).join("log.txt"));
         if let Ok(log) = log {
-            line.push_str(&format!("; log: {}", shown(&log).display()));
+            let _ = write!(line, "; log: {}", shown(&log).display());
         }
     }
     line

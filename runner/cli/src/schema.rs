@@ -15,6 +15,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {}
 
+#[expect(clippy::unnecessary_wraps, reason = "all commands have one form")]
 pub(crate) fn run(program: &Program, _: &Arguments) -> Result<(), Failure> {
     let schema = natron_runner::pipeline_schema(&program.registry);
     let text = serde_json::to_string_pretty(&schema).expect("a JSON value serializes");

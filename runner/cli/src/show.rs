@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     let name = &arguments.artifact;
-    if results::is_path(name) {
+    if results::is_path(name) || is_model_folder(Path::new(name)) {
         let artifact = file::read(&PathBuf::from(name))?;
         return show(program, arguments, name, &artifact);
     }
@@ -124,7 +124,7 @@ fn show(
     artifact: &Artifact,
 ) -> Result<(), Failure> {
     let output = &program.output;
-    let (style, width) = (output.data_style(), output.width());
+    let (style, width) = (output.data_style(), crate::output::terminal_width());
     let mut value = match artifact {
         Artifact::Table(table) => {
             let table = if arguments.columns.is_empty() {
@@ -218,9 +218,7 @@ fn listing(name: &str, files: &Files, style: crate::style::Style) -> String {
             ]
         })
         .collect();
-    columns(&rows, &[Align::Left, Align::Right])
-        .iter()
-        .for_each(|line| block.line(&format!("  {line}")));
+    block.lines(2, columns(&rows, &[Align::Left, Align::Right]));
     block.text()
 }
 

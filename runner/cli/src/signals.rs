@@ -55,9 +55,9 @@ impl Stop {
         thread::Builder::new()
             .name("signals".into())
             .spawn(move || {
-                signals
-                    .forever()
-                    .for_each(|signal| listener.receive(signal))
+                for signal in signals.forever() {
+                    listener.receive(signal);
+                }
             })?;
         Ok(stop)
     }

@@ -1,5 +1,7 @@
 //! `natron stages`: the kinds of stages, and the documentation of one.
 
+use std::fmt::Write as _;
+
 use clap::Args;
 use natron_artifacts::{
     InputColumns, InputPort, OutputPort, Registry, Schemas, Signature, StageKind,
@@ -9,6 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     failure::Failure,
     layout::{Block, wrapped},
+    output::terminal_width,
     parameters::{Parameter, parameters},
     program::Program,
     style::Style,
@@ -36,7 +39,7 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
             let stages: Vec<Value> = registry.kinds().map(summary_json).collect();
             output.json(json!({ "stages": stages }));
         } else {
-            output.data(&listing(registry, output.data_style(), output.width()));
+            output.data(&listing(registry, output.data_style(), terminal_width()));
         }
         return Ok(());
     };
@@ -49,7 +52,7 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
         description["schema"] = kind.schema.clone();
         output.json(description);
     } else {
-        output.data(&description(kind, output.data_style(), output.width()));
+        output.data(&description(kind, output.data_style(), terminal_width()));
     }
     Ok(())
 }
@@ -98,9 +101,7 @@ fn description(kind: &StageKind, style: Style, width: usize) -> String {
     block.line(&style.bold(&kind.name));
     block.line("");
     for paragraph in kind.documentation.split("\n\n") {
-        paragraph_lines(paragraph, width.min(100))
-            .iter()
-            .for_each(|line| block.line(line));
+        block.lines(0, paragraph_lines(paragraph, width.min(100)));
         block.line("");
     }
     let parameters = parameters(&kind.schema);
@@ -182,7 +183,7 @@ fn input_line(port: &InputPort) -> (String, String) {
     }
     match &port.columns {
         InputColumns::Required(columns) | InputColumns::Only(columns) if !columns.is_empty() => {
-            text.push_str(&format!(" with {}", few(columns)));
+            let _ = write!(text, " with {}", few(columns));
         }
         _ => {}
     }
@@ -193,13 +194,10 @@ fn output_line(port: &OutputPort) -> (String, String) {
     let mut text = port.schema.kind.to_string();
     if let Some(columns) = &port.schema.columns {
         let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-        text.push_str(&format!(" with {}", few(&names)));
+        let _ = write!(text, " with {}", few(&names));
     }
     if port.schema.lookahead_bars > 0 {
-        text.push_str(&format!(
-            ", looks {} bars ahead",
-            port.schema.lookahead_bars
-        ));
+        let _ = write!(text, ", looks {} bars ahead", port.schema.lookahead_bars);
     }
     (port.name.clone(), text)
 }

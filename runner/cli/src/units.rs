@@ -38,7 +38,7 @@ pub(crate) fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -164,7 +164,7 @@ mod tests {
             0.0,
             42.0,
             1.5,
-            1234.567_89,
+            1_234.567_89,
             -0.001_234_567,
             1e-9,
             2.5e12 + 0.5,

@@ -20,7 +20,7 @@ use crate::{
     arguments::Overrides,
     failure::Failure,
     program::{Loaded, Program},
-    style::{Style, printable},
+    style::printable,
     units,
 };
 
@@ -70,7 +70,7 @@ pub(crate) enum Perturb {
 /// Set for the process that has the perturbed environment already.
 const PERTURBED: &str = "NATRON_PERTURBED";
 
-/// An odd time zone (UTC+12:45 or +13:45), a locale with its own letters, and another order of Python's sets.
+/// An odd time zone (UTC+12:45 or +13:45), a locale with its own letters, and another order of sets in Python.
 const ENVIRONMENT: [(&str, &str); 4] = [
     ("TZ", "Pacific/Chatham"),
     ("LC_ALL", "tr_TR.UTF-8"),
@@ -212,47 +212,53 @@ fn report(
     }
     let style = output.note_style();
     for verification in verifications {
-        for stage in &verification.stages {
-            let time = style.dim(&units::seconds(stage.seconds));
-            output.note(&format!(
-                "{} {}  {time}",
-                verdict_text(&stage.verdict, style),
-                style.bold(&stage.stage)
-            ));
-        }
         let all = verification.stages.len();
-        let good = verification
-            .stages
-            .iter()
-            .filter(|s| matches!(s.verdict, Verdict::Bytes | Verdict::Logical))
-            .count();
-        let threads = units::plural(verification.threads, "thread");
-        let word = if good == all {
+        let count = |wanted: fn(&Verdict) -> bool| {
+            verification
+                .stages
+                .iter()
+                .filter(|s| wanted(&s.verdict))
+                .count()
+        };
+        let bytes = count(|verdict| matches!(verdict, Verdict::Bytes));
+        let content = count(|verdict| matches!(verdict, Verdict::Logical));
+        for stage in &verification.stages {
+            if let Some(text) = verdict_text(&stage.verdict) {
+                output.note(&format!(
+                    "{}: stage `{}`: {text}",
+                    style.red("error"),
+                    stage.stage
+                ));
+            }
+        }
+        let word = if bytes + content == all {
             style.green("verified")
         } else {
             style.red("differs")
         };
+        let same = match content {
+            0 => "the same bytes".to_owned(),
+            n => format!("the same ({n} of them in other bytes)"),
+        };
         output.note(&format!(
-            "{word}: {good} of {} gave the same again with {threads}",
-            units::plural(all, "stage")
+            "{word}: {} of {} gave {same} again with {}",
+            bytes + content,
+            units::plural(all, "stage"),
+            units::plural(verification.threads, "thread")
         ));
     }
     failure.map_or(Ok(()), Err)
 }
 
-fn verdict_text(verdict: &Verdict, style: Style) -> String {
+/// What is wrong; nothing if nothing is.
+fn verdict_text(verdict: &Verdict) -> Option<String> {
     match verdict {
-        Verdict::Bytes => style.green("same bytes  "),
-        Verdict::Logical => style.green("same content"),
-        Verdict::Differs { output, divergence } => {
-            format!(
-                "{} output `{output}`: {}:",
-                style.red("differs"),
-                printable(&divergence.to_string())
-            )
-        }
-        Verdict::Failed { message } => format!("{} {}:", style.red("failed"), printable(message)),
-        Verdict::NotCached => style.yellow("no result to compare with"),
+        Verdict::Bytes | Verdict::Logical => None,
+        Verdict::Differs { output, divergence } => Some(printable(&format!(
+            "output `{output}` differs: {divergence}"
+        ))),
+        Verdict::Failed { message } => Some(printable(&format!("failed this time: {message}"))),
+        Verdict::NotCached => Some("no result to compare with; `natron run` makes it".to_owned()),
     }
 }
 

@@ -252,7 +252,9 @@ fn place(items: &mut [Item], layers: &[Vec<usize>]) {
                 .map(|(&item, w)| items[item].x - w)
                 .sum::<f64>()
                 / layer.len().max(1) as f64;
-            layer.iter().for_each(|&item| items[item].x -= shift);
+            for &item in layer {
+                items[item].x -= shift;
+            }
         }
     }
     let left = items
@@ -260,7 +262,9 @@ fn place(items: &mut [Item], layers: &[Vec<usize>]) {
         .map(|item| item.x - item.width / 2.0)
         .fold(f64::INFINITY, f64::min);
     if left.is_finite() {
-        items.iter_mut().for_each(|item| item.x -= left);
+        for item in items {
+            item.x -= left;
+        }
     }
 }
 

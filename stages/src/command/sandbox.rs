@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     os::unix::fs::PermissionsExt,
+    panic::catch_unwind,
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
@@ -130,7 +131,10 @@ impl Sandbox {
         let read = |name: &str| read_file(&full.join(name), &format!("{path}/{name}"));
         Ok(match kind {
             Kind::Table => {
-                let table = read_table(&full).map_err(|e| format!("`{path}`: {e}"))?;
+                // The Arrow and Parquet readers panic on some damaged files.
+                let table = catch_unwind(|| read_table(&full))
+                    .unwrap_or_else(|_| Err("the file is damaged".into()))
+                    .map_err(|e| format!("`{path}`: {e}"))?;
                 match columns {
                     Some(columns) => fit(&table, columns)?.into(),
                     None => table.into(),
@@ -419,4 +423,96 @@ fn read_folder(path: &Path, prefix: &str, depth: usize, files: &mut Files) -> Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use natron_artifacts::{Column, ColumnType};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    static FILES: LazyLock<[Vec<u8>; 3]> = LazyLock::new(|| {
+        let table = Table::builder()
+            .time_index((0..100).collect())
+            .f64(
+                Column::new("close", ColumnType::F64),
+                (0..100).map(f64::from).collect(),
+            )
+            .utf8(
+                Column::new("regime", ColumnType::Utf8),
+                (0..100).map(|i| format!("regime {}", i % 3)).collect(),
+            )
+            .i64_or_null(
+                Column::new("side", ColumnType::I64),
+                (0..100).map(|i| (i % 7 != 0).then_some(i)).collect(),
+            )
+            .build()
+            .unwrap();
+        let batch = table.arrow();
+        let mut stream =
+            arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+        stream.write(batch).unwrap();
+        [
+            table.to_ipc().unwrap(),
+            stream.into_inner().unwrap(),
+            to_parquet(&table).unwrap(),
+        ]
+    });
+
+    fn collected(bytes: &[u8]) -> Result<Artifact, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let sandbox = Sandbox::new(directory.path()).unwrap();
+        fs::write(directory.path().join("outputs/y.arrow"), bytes).unwrap();
+        sandbox.collect("outputs/y.arrow", Kind::Table, None)
+    }
+
+    #[test]
+    fn the_three_forms_of_a_table_are_one() {
+        let [file, stream, parquet] = FILES.each_ref().map(|bytes| collected(bytes).unwrap());
+
+        assert_eq!(file, stream);
+        assert_eq!(file, parquet);
+    }
+
+    #[test]
+    fn the_same_rows_in_other_batches_are_the_same_table() {
+        let Artifact::Table(table) = collected(&FILES[0]).unwrap() else {
+            panic!("it is a table");
+        };
+        let batch = table.arrow();
+        let mut writer =
+            arrow::ipc::writer::FileWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+        for start in (0..100).step_by(10) {
+            writer.write(&batch.slice(start, 10)).unwrap();
+        }
+
+        let again = collected(&writer.into_inner().unwrap()).unwrap();
+        assert_eq!(
+            again.seal().unwrap().manifest,
+            Artifact::Table(table).seal().unwrap().manifest
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_damaged_table_is_an_error_or_a_table(
+            form in 0_usize..3,
+            place in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let mut bytes = FILES[form].clone();
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+
+            let _ = collected(&bytes);
+        }
+    }
 }

@@ -360,3 +360,91 @@ fn tables_that_do_not_belong_together_are_refused() {
         "row 17, column `fast`: the feature is infinite"
     );
 }
+
+/// The outputs of `kind` for these inputs, planned and run as the runner does.
+fn stage_of(
+    kind: &str,
+    with: &Value,
+    inputs: &[(&str, &Artifact, &PortSchema)],
+) -> (BTreeMap<String, Artifact>, Signature) {
+    let registry = crate::registry();
+    let stage = registry.get(kind).unwrap().parse(with).unwrap().stage;
+    let directory = tempfile::tempdir().unwrap();
+    let (mut schemas, mut parts) = (
+        Schemas::new(),
+        StageContextParts::for_test(directory.path()),
+    );
+    for (port, artifact, schema) in inputs {
+        schemas.push(*port, (*schema).clone());
+        parts = parts.input(port, (*artifact).clone());
+    }
+    let signature = stage.signature(&schemas).unwrap();
+    let mut context = StageContext::new(parts, signature.clone());
+    stage.run(&mut context).unwrap();
+    (context.finish().unwrap(), signature)
+}
+
+#[test]
+fn simulated_candles_become_windows_by_way_of_all_features_and_labels() {
+    let (loaded, load) = stage_of("load.synthetic", &json!({ "rows": 3000 }), &[]);
+    let candles = (
+        "candles",
+        &loaded["candles"],
+        &load.output_port("candles").unwrap().schema,
+    );
+    let (featured, features) = stage_of("features", &json!({ "set": "natron_v2" }), &[candles]);
+    let features = (
+        "features",
+        &featured["features"],
+        &features.output_port("features").unwrap().schema,
+    );
+    let (labelled, labels) = stage_of("labels.natron_v2", &json!({}), &[candles]);
+    let labels = (
+        "labels",
+        &labelled["labels"],
+        &labels.output_port("labels").unwrap().schema,
+    );
+
+    let (outputs, signature) = stage_of("dataset", &json!({}), &[features, labels]);
+    let Artifact::Metrics(statistics) = &outputs["statistics"] else {
+        panic!("no metrics")
+    };
+    let get = |path: &str| {
+        statistics
+            .get(path)
+            .unwrap_or_else(|| panic!("{path} is missing"))
+    };
+    let windows = &signature.output_port("windows").unwrap().schema;
+    assert!(windows.lookahead_bars > 0);
+    assert_eq!(
+        table(&outputs, "windows").fact("label_horizon_bars"),
+        Some(&json!(windows.lookahead_bars))
+    );
+    assert!(get("features") > 90.0);
+    // Warm-up of the longest indicator and label, and one window; hardly any row is missing later.
+    assert!(
+        get("left_out.without_features") < 600.0,
+        "{}",
+        statistics.to_json()
+    );
+    assert!(
+        get("left_out.without_labels") < 600.0,
+        "{}",
+        statistics.to_json()
+    );
+    for split in ["train", "validation", "test"] {
+        assert!(
+            get(&format!("windows.{split}")) > 50.0,
+            "{}",
+            statistics.to_json()
+        );
+        for head in HEADS {
+            assert!(
+                get(&format!("majority.{split}.{head}")) < 0.95,
+                "{}",
+                statistics.to_json()
+            );
+        }
+    }
+    assert!(table(&outputs, "matrix").fact("feature_plan").is_some());
+}

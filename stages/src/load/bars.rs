@@ -440,7 +440,7 @@ fn no_price(value: f64) -> String {
 
 /// Brings bars into order and applies every rule.
 pub(crate) fn checked(
-    raw: RawBars,
+    raw: &RawBars,
     policies: &BarPolicies,
     timing: Timing,
     origin: &Origin<'_>,
@@ -450,9 +450,9 @@ pub(crate) fn checked(
         return Err(origin.wrong("there are no bars in it", "the file holds a header at most"));
     }
     let mut counts = BTreeMap::new();
-    let timed = timed(&raw, policies, origin, &mut counts)?;
-    let ordered = ordered(&raw, timed, timing.order, origin, &mut counts)?;
-    let mended = mended(&raw, &ordered, policies, origin, &mut counts)?;
+    let timed = timed(raw, policies, origin, &mut counts)?;
+    let ordered = ordered(raw, timed, timing.order, origin, &mut counts)?;
+    let mended = mended(raw, &ordered, policies, origin, &mut counts)?;
     let unique = without_duplicates(mended, policies.duplicates, origin, &mut counts)?;
     let interval_ns = timing
         .interval
@@ -889,7 +889,7 @@ mod tests {
     }
 
     fn run(bars: &[(i64, [f64; 5])], policies: &BarPolicies) -> Result<Bars, String> {
-        checked(raw(bars), policies, Timing::default(), &ORIGIN).map_err(|e| e.to_string())
+        checked(&raw(bars), policies, Timing::default(), &ORIGIN).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -1053,7 +1053,7 @@ mod tests {
             ..BarPolicies::default()
         };
 
-        let error = checked(raw(&bars), &fill, timing, &ORIGIN).unwrap_err();
+        let error = checked(&raw(&bars), &fill, timing, &ORIGIN).unwrap_err();
         assert!(
             error.to_string().contains("would have to be filled in"),
             "{error}"
@@ -1075,7 +1075,7 @@ mod tests {
             order: Order::Sort,
             ..Timing::default()
         };
-        let sorted = checked(raw(&bars), &BarPolicies::default(), timing, &ORIGIN).unwrap();
+        let sorted = checked(&raw(&bars), &BarPolicies::default(), timing, &ORIGIN).unwrap();
         assert_eq!(sorted.ts_ns, [1, 2, 3, 4].map(|h| h * HOUR));
     }
 
@@ -1087,9 +1087,10 @@ mod tests {
         };
         let bars = [(1, GOOD), (2, GOOD), (3, GOOD)];
 
-        let bars = checked(raw(&bars), &BarPolicies::default(), timing, &ORIGIN).unwrap();
+        let bars = checked(&raw(&bars), &BarPolicies::default(), timing, &ORIGIN).unwrap();
         assert_eq!(bars.ts_ns, [2, 3, 4].map(|h| h * HOUR));
-        let one = checked(raw(&[(1, GOOD)]), &BarPolicies::default(), timing, &ORIGIN).unwrap_err();
+        let one =
+            checked(&raw(&[(1, GOOD)]), &BarPolicies::default(), timing, &ORIGIN).unwrap_err();
         assert_eq!(one.help(), Some("say `interval`"));
     }
 

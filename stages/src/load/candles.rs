@@ -5,10 +5,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LoadCsv, LoadParquet, LoadSynthetic,
     bars::{BarPolicies, Order, TimeIs},
     columns::CandleColumns,
+    csv::LoadCsv,
     interval::Interval,
+    parquet::LoadParquet,
+    synthetic::LoadSynthetic,
 };
 
 /// Candles from a CSV or Parquet file, or from the simulated market where no file is named.

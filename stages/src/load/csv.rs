@@ -146,7 +146,7 @@ impl Stage for LoadCsv {
             time_is: self.time_is,
             interval: self.interval,
         };
-        let bars = checked(raw, &self.policies, timing, &origin)?;
+        let bars = checked(&raw, &self.policies, timing, &origin)?;
         let rows = bars.ts_ns.len();
         context.log(&format!("{rows} bars from {} bytes", content.len()));
         context.write("statistics", bars.statistics.clone())?;

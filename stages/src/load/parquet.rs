@@ -125,7 +125,7 @@ impl Stage for LoadParquet {
             time_is: self.time_is,
             interval: self.interval,
         };
-        let bars = checked(raw, &self.policies, timing, &origin)?;
+        let bars = checked(&raw, &self.policies, timing, &origin)?;
         context.log(&format!("{} bars", bars.ts_ns.len()));
         context.write("statistics", bars.statistics.clone())?;
         context.write("candles", bars.table()?)

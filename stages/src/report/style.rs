@@ -22,7 +22,7 @@ button:hover{color:var(--ink)}
 button:focus-visible,summary:focus-visible{outline:2px solid var(--s1);outline-offset:2px}
 section{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:22px 24px;margin:0 0 18px;box-shadow:var(--shadow)}
 .verdict{font-size:17px;line-height:1.5;max-width:80ch;margin:0 0 18px}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(145px,1fr));gap:12px}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(138px,1fr));gap:12px}
 .card{border:1px solid var(--line);border-radius:11px;padding:12px 14px;background:var(--page);min-width:0}
 .card .what{font-size:12.5px;color:var(--soft)}
 .card .value{font-size:25px;line-height:1.25;font-weight:650;letter-spacing:-.02em;margin:2px 0}

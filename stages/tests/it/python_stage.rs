@@ -32,7 +32,7 @@ fn candles() -> Table {
         .f64(column("low"), close.iter().map(|c| c * 0.75).collect())
         .f64(column("close"), close)
         .build()
-        .unwrap()
+        .expect("the columns have one length")
 }
 
 #[test]

@@ -119,9 +119,9 @@ fn replace_folder(new: &Path, path: &Path) -> io::Result<()> {
     if existed {
         let is_folder = aside.symlink_metadata()?.is_dir();
         if is_folder {
-            fs::remove_dir_all(&aside)?
+            fs::remove_dir_all(&aside)?;
         } else {
-            fs::remove_file(&aside)?
+            fs::remove_file(&aside)?;
         }
     }
     Ok(())

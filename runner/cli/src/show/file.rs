@@ -45,8 +45,9 @@ pub(super) fn read(path: &Path) -> Result<Artifact, Failure> {
         "parquet" => {
             let builder =
                 ParquetRecordBatchReaderBuilder::try_new(open(path)?).map_err(|e| damaged(&e))?;
+            // The reader's own schema is without our facts.
+            let schema = Arc::clone(builder.schema());
             let reader = builder.build().map_err(|e| damaged(&e))?;
-            let schema = reader_schema(&reader);
             let batches = reader
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|e| damaged(&e))?;
@@ -75,10 +76,6 @@ pub(super) fn read(path: &Path) -> Result<Artifact, Failure> {
             executable: false,
         }))),
     }
-}
-
-fn reader_schema(reader: &impl arrow::array::RecordBatchReader) -> SchemaRef {
-    reader.schema()
 }
 
 fn table(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Artifact, String> {

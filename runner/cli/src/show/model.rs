@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     layout::{Align, Block, columns, wrapped},
+    parameters::toml_value,
     style::{Style, printable, truncated},
     units,
 };
@@ -39,9 +40,7 @@ pub(super) fn text(name: &str, model: &Model, style: Style, width: usize) -> Str
         block.line("");
         block.line(&style.bold(&units::plural(card.features.len(), "feature")));
         let names: Vec<String> = card.features.iter().map(|name| printable(name)).collect();
-        wrapped(&names.join(", "), width.saturating_sub(2))
-            .iter()
-            .for_each(|line| block.line(&format!("  {line}")));
+        block.lines(2, wrapped(&names.join(", "), width.saturating_sub(2)));
     }
     if !card.extra.is_empty() {
         let extra = card
@@ -61,9 +60,7 @@ pub(super) fn text(name: &str, model: &Model, style: Style, width: usize) -> Str
         Align::Right,
         Align::Right,
     ];
-    columns(&rows, &align)
-        .iter()
-        .for_each(|line| block.line(&format!("  {line}")));
+    block.lines(2, columns(&rows, &align));
     block.text()
 }
 
@@ -124,7 +121,7 @@ fn collect(path: &str, value: &Value, out: &mut Vec<(String, String)>) {
                 collect(&path, value, out);
             }
         }
-        value => out.push((path.to_owned(), printable(&value.to_string()))),
+        value => out.push((path.to_owned(), printable(&toml_value(value)))),
     }
 }
 

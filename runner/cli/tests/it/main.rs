@@ -1,6 +1,13 @@
 //! The real binary in temporary folders.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; what they unwrap is what the tests are about"
+)]
+
+mod corpus;
 mod help;
 mod natron;
 mod output;
+mod run;
 mod workspace;

@@ -91,3 +91,124 @@ fn doctor_looks_at_the_machine() {
         assert!(names.contains(&name), "{names:?}");
     }
 }
+
+#[test]
+fn the_minimal_workspace_runs_offline_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    natron(folder.path(), &["init", "--template", "minimal"]).expect(0);
+
+    natron(folder.path(), &["check"]).expect(0);
+    natron(folder.path(), &["run", "--set", "params.rows=1500"]).expect(0);
+    let shown = natron(
+        folder.path(),
+        &["show", "features", "--set", "params.rows=1500"],
+    )
+    .expect(0);
+    assert!(shown.stdout.starts_with("features."), "{}", shown.stdout);
+}
+
+#[test]
+fn the_schema_describes_every_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let schema = natron(folder.path(), &["schema"]).expect(0).stdout;
+
+    let stages = natron(folder.path(), &["stages", "--json"])
+        .expect(0)
+        .json();
+    for stage in stages["stages"].as_array().unwrap() {
+        let name = stage["name"].as_str().unwrap();
+        assert!(schema.contains(&format!("\"{name}\"")), "{name}");
+        assert!(
+            !stage["summary"].as_str().unwrap().is_empty(),
+            "{name} has no summary"
+        );
+        natron(folder.path(), &["stages", name]).expect(0);
+    }
+}
+
+#[test]
+fn the_natron_v2_workspace_goes_from_candles_to_predictions_offline() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny =
+        |arguments: &[&str]| natron(folder.path(), &[arguments, &["--profile", "tiny"]].concat());
+    natron(folder.path(), &["init", "--template", "natron_v2"]).expect(0);
+
+    tiny(&["run"]).expect(0);
+    let again = tiny(&["run"]).expect(0);
+    assert!(
+        again.stderr.contains("natron_v2: nothing to do"),
+        "{}",
+        again.stderr
+    );
+    let changed = tiny(&[
+        "run",
+        "--dry-run",
+        "--json",
+        "--set",
+        "finetune.learning_rate=1e-4",
+    ])
+    .expect(0)
+    .json();
+    let forecasts: Vec<(&str, &str)> = changed["explanation"]["stages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stage| {
+            (
+                stage["name"].as_str().unwrap(),
+                stage["forecast"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    for stage in ["candles", "features", "labels", "windows", "pretrain"] {
+        assert!(forecasts.contains(&(stage, "hit")), "{forecasts:?}");
+    }
+    for (stage, forecast) in [
+        ("finetune", "run"),
+        ("evaluate", "maybe"),
+        ("report", "maybe"),
+    ] {
+        assert!(forecasts.contains(&(stage, forecast)), "{forecasts:?}");
+    }
+
+    tiny(&["export", "finetune.model", "-o", "model"]).expect(0);
+    tiny(&["export", "candles.candles", "-o", "candles.csv"]).expect(0);
+    let one = natron(
+        folder.path(),
+        &["predict", "model", "--candles", "candles.csv", "--json"],
+    )
+    .expect(0)
+    .json();
+    let all = tiny(&[
+        "predict",
+        "finetune",
+        "--candles",
+        "candles.csv",
+        "--all",
+        "--json",
+    ])
+    .expect(0)
+    .json();
+    let last = all["predictions"].as_array().unwrap().last().unwrap();
+    assert_eq!(&one["predictions"][0], last);
+    let card = tiny(&["show", "finetune.model"]).expect(0).stdout;
+    assert!(
+        card.contains("natron_v2.transformer") && card.contains("hyper-parameters"),
+        "{card}"
+    );
+    let metrics = tiny(&[
+        "runs",
+        "--metric",
+        "evaluate.test.direction.accuracy",
+        "--json",
+    ])
+    .expect(0)
+    .json();
+    let value = &metrics["runs"][0]["metrics"]["evaluate.test.direction.accuracy"];
+    assert!(
+        value
+            .as_f64()
+            .is_some_and(|value| (0.0..=1.0).contains(&value)),
+        "{metrics}"
+    );
+}

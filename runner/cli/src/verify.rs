@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     /// What to change between the runs.
     #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
     perturb: Perturb,
-    /// Also write the results as `JUnit` XML.
+    /// Also write the results as JUnit XML.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
 }
@@ -262,7 +262,7 @@ fn verdict_text(verdict: &Verdict) -> Option<String> {
     }
 }
 
-/// Several verifications in one `JUnit` file.
+/// Several verifications in one JUnit file.
 fn junit_of_several(verifications: &[Verification]) -> String {
     let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n");
     for verification in verifications {

@@ -306,6 +306,7 @@ impl Program {
             crate::output::note,
         ));
         let shown = Arc::clone(&display);
+        self.stop.gently();
         self.stop.say_through(move |text| shown.line(text));
         display
     }

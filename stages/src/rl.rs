@@ -485,7 +485,7 @@ mod tests {
             window_bars: toy::WINDOW_BARS,
             pooling: Pooling::Mean,
         };
-        let hyper_parameters = serde_json::to_value(&config).unwrap();
+        let hyper_parameters = serde_json::to_value(config).unwrap();
         let network = Transformer::classifier(config, Streams::new(3)).unwrap();
         Model {
             card: ModelCard {

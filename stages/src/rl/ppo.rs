@@ -458,7 +458,7 @@ impl<'a> Learner<'a> {
             ..
         } = *self.task.parameters;
         let update = self.state.update;
-        if update % validate_every == 0 || update == updates {
+        if update.is_multiple_of(validate_every) || update == updates {
             let score = self.task.score(&self.policy, self.task.validation);
             self.state.validation_score = score;
             if score > self.state.best_score {

@@ -215,10 +215,16 @@ fn candles(registry: &Registry, path: &Path, parameters: &[String]) -> Result<Ar
         .run(&mut context)
         .and_then(|()| context.finish());
     let mut outputs = outputs.map_err(|error| {
-        with_help(
-            Failure::stage(format!("`{}`: {error}", path.display())),
-            &error,
-        )
+        let (file, text) = (path.display().to_string(), error.to_string());
+        let text = if text.contains(&file) {
+            text
+        } else {
+            format!("`{file}`: {text}")
+        };
+        match error.help() {
+            Some(help) => Failure::stage(text).help(format!("{help}; here as `--load KEY=VALUE`")),
+            None => Failure::stage(text),
+        }
     })?;
     match outputs.remove("candles") {
         Some(Artifact::Table(table)) => Ok(table),

@@ -65,7 +65,7 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
         output.json(json!({ "runs": runs, "runs_in_all": n_runs }));
         return Ok(());
     }
-    if runs.is_empty() {
+    if n_runs == 0 {
         output.note("no runs in this workspace yet; `natron run` makes one");
         return Ok(());
     }

@@ -105,9 +105,10 @@ impl Stage for Dataset {
                 format!("the features look {ahead} bars ahead, so a model would see the future");
             return Err(StageError::data(message).with_help("take features that look 0 bars ahead"));
         }
-        let horizon_bars = inputs
-            .get("labels")
-            .map_or(0, |schema| schema.lookahead_bars);
+        let horizon_bars = inputs.get("labels").map_or(0, |labels| {
+            let stated = labels.facts.get("label_horizon_bars");
+            labels.lookahead_bars.max(bars_of(stated))
+        });
         self.purge_for(horizon_bars)?;
 
         let columns = features.and_then(|schema| schema.columns.as_ref());
@@ -138,11 +139,9 @@ impl Stage for Dataset {
     fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
         let (features, labels) = (context.table("features")?, context.table("labels")?);
         let declared = context.signature().output_port("windows");
-        let declared = declared
-            .and_then(|port| port.schema.facts.get("label_horizon_bars"))
-            .cloned();
-        let horizon_bars = labels.fact("label_horizon_bars").cloned().or(declared);
-        let horizon_bars = horizon_bars.and_then(|value| value.as_u64()).unwrap_or(0) as u32;
+        let declared = declared.and_then(|port| port.schema.facts.get("label_horizon_bars"));
+        // The table states the labels' own horizon; what they were computed from may look further ahead.
+        let horizon_bars = bars_of(declared).max(bars_of(labels.fact("label_horizon_bars")));
         let data = Data::read(&features, &labels, self.window_bars)?;
         let plan = SplitPlan {
             window_bars: self.window_bars,
@@ -194,6 +193,12 @@ impl Dataset {
             }
         }
     }
+}
+
+/// The number of bars that a fact states; 0 where there is none.
+fn bars_of(fact: Option<&serde_json::Value>) -> u32 {
+    let bars = fact.and_then(serde_json::Value::as_u64).unwrap_or(0);
+    u32::try_from(bars).unwrap_or(u32::MAX)
 }
 
 /// Labels by head, features by column, and the rows where windows can end.

@@ -343,6 +343,56 @@ fn mistakes_are_found_while_planning() {
 }
 
 #[test]
+fn candles_that_look_ahead_are_refused_behind_the_features() {
+    let mut inputs = Schemas::new();
+    inputs.push("candles", PortSchema::of(Kind::Table).lookahead(5));
+    let registry = crate::registry();
+    let features = registry.get("features").unwrap();
+    let features = features.parse(&json!({ "set": "natron_v2" })).unwrap();
+    let features = features.stage.signature(&inputs).unwrap();
+    let mut planned = Schemas::new();
+    let schema = &features.output_port("features").unwrap().schema;
+    planned.push("features", schema.clone());
+
+    let stage: Dataset = serde_json::from_value(small()).unwrap();
+    let error = stage.signature(&planned).unwrap_err();
+    assert!(error.to_string().contains("look 5 bars ahead"), "{error}");
+}
+
+#[test]
+fn the_horizon_of_the_table_does_not_hide_a_longer_declared_one() {
+    let (features, labels) = tables(600);
+    let known = schemas(&features, &labels);
+    let stage: Dataset = serde_json::from_value(small()).unwrap();
+    let port = PortSchema::table(labels.columns().to_vec());
+    for (declared, horizon) in [(HORIZON + 5, HORIZON + 5), (1, HORIZON)] {
+        let mut planned = Schemas::new();
+        planned.push("features", known.get("features").unwrap().clone());
+        planned.push("labels", port.clone().lookahead(declared));
+        let signature = stage.signature(&planned).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let parts = StageContextParts::for_test(directory.path())
+            .input("features", features.clone())
+            .input("labels", labels.clone());
+        let mut context = StageContext::new(parts, signature);
+
+        stage.run(&mut context).unwrap();
+
+        let outputs = context.finish().unwrap();
+        let windows = table(&outputs, "windows");
+        assert_eq!(windows.fact("label_horizon_bars"), Some(&json!(horizon)));
+        let Artifact::Metrics(statistics) = &outputs["statistics"] else {
+            panic!("no metrics")
+        };
+        assert_eq!(
+            statistics.get("purge_bars"),
+            Some(f64::from(horizon + 8)),
+            "the window and the horizon"
+        );
+    }
+}
+
+#[test]
 fn tables_that_do_not_belong_together_are_refused() {
     let (features, labels) = tables(600);
     let (_, shorter) = tables(599);

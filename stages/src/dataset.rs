@@ -55,12 +55,27 @@ pub(crate) struct Dataset {
     /// Further bars left out at the beginning of validation and test, against what features of long memory carry over.
     #[serde(default)]
     embargo_bars: u32,
+    /// What to do about features that are undefined on every row of training, as those of volume where it is always zero.
+    #[serde(default)]
+    undefined_columns: UndefinedColumns,
     /// How features are scaled.
     #[serde(default)]
     scaler: Scaling,
     /// How `train_buy` and `train_sell` differ from the labels.
     #[serde(default)]
     balancing: Balancing,
+}
+
+/// What to do about features that are undefined on every row of training.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum UndefinedColumns {
+    /// Refuse them, with their names: no window holds every feature.
+    #[default]
+    Error,
+    /// Go without them. The log names them, `statistics` counts them, and which columns `matrix` has is known after the run
+    /// alone.
+    Drop,
 }
 
 /// The document's sequence length.
@@ -116,7 +131,10 @@ impl Stage for Dataset {
             .map(|columns| feature_columns(columns))
             .transpose()?;
         let n_features = names.as_ref().map_or(100, Vec::len) as u64;
-        let mut matrix = names.map_or(PortSchema::of(Kind::Table), PortSchema::table);
+        let mut matrix = match (names, self.undefined_columns) {
+            (Some(names), UndefinedColumns::Error) => PortSchema::table(names),
+            _ => PortSchema::of(Kind::Table),
+        };
         if let Some(features) = features {
             matrix.facts.clone_from(&features.facts);
         }
@@ -142,7 +160,7 @@ impl Stage for Dataset {
         let declared = declared.and_then(|port| port.schema.facts.get("label_horizon_bars"));
         // The table states the labels' own horizon; what they were computed from may look further ahead.
         let horizon_bars = bars_of(declared).max(bars_of(labels.fact("label_horizon_bars")));
-        let data = Data::read(&features, &labels, self.window_bars)?;
+        let mut data = Data::read(&features, &labels, self.window_bars)?;
         let plan = SplitPlan {
             window_bars: self.window_bars,
             test_share: self.test_share,
@@ -150,6 +168,15 @@ impl Stage for Dataset {
             purge_bars: self.purge_for(horizon_bars)?,
             embargo_bars: self.embargo_bars,
         };
+        if self.undefined_columns == UndefinedColumns::Drop {
+            data.drop_undefined(&plan)?;
+            if !data.dropped.is_empty() {
+                let (count, names) = (data.dropped.len(), listed(&data.dropped));
+                context.warn(&format!(
+                    "{count} features are undefined on every row of training and left out: {names}"
+                ));
+            }
+        }
         let splits = data.split(&plan)?;
         context.check_cancelled()?;
 
@@ -195,6 +222,11 @@ impl Dataset {
     }
 }
 
+fn listed(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    quoted.join(", ")
+}
+
 /// The number of bars that a fact states; 0 where there is none.
 fn bars_of(fact: Option<&serde_json::Value>) -> u32 {
     let bars = fact.and_then(serde_json::Value::as_u64).unwrap_or(0);
@@ -207,6 +239,8 @@ struct Data {
     names: Vec<String>,
     /// NaN where undefined.
     features: Vec<Vec<f64>>,
+    /// Names of the features that were left out because training does not know them.
+    dropped: Vec<String>,
     /// In the order of [`HEADS`].
     labels: [Vec<Option<i64>>; 4],
     /// Rows where a window can end, ascending.
@@ -255,6 +289,7 @@ impl Data {
             ts_ns,
             names,
             features: values,
+            dropped: Vec::new(),
             labels: heads,
             ends: Vec::new(),
             without_features: 0,
@@ -264,7 +299,50 @@ impl Data {
         Ok(data)
     }
 
+    /// Leaves out the features without a value in training.
+    ///
+    /// Which rows those are must not depend on the features: the windows are split as though each held all of them.
+    fn drop_undefined(&mut self, plan: &SplitPlan) -> Result<(), StageError> {
+        let has_labels = |row: &usize| self.labels.iter().all(|head| head[*row].is_some());
+        let first = plan.window_bars as usize - 1;
+        let ends: Vec<usize> = (first..self.ts_ns.len()).filter(has_labels).collect();
+        let n_rows = plan
+            .apply(&ends)
+            .map_or(self.ts_ns.len(), |splits| splits.last_training_row() + 1);
+        let undefined = self.undefined(n_rows);
+        if undefined.len() == self.names.len() {
+            let message = "every feature is undefined on every row of training";
+            return Err(StageError::data(message)
+                .with_help("mend the candles that the features are computed from"));
+        }
+        let all = std::mem::take(&mut self.names)
+            .into_iter()
+            .zip(std::mem::take(&mut self.features));
+        for (name, values) in all {
+            if undefined.contains(&name) {
+                self.dropped.push(name);
+            } else {
+                self.names.push(name);
+                self.features.push(values);
+            }
+        }
+        self.find_ends(plan.window_bars as usize);
+        Ok(())
+    }
+
+    /// Names of the features without a value in the first `n_rows` rows.
+    fn undefined(&self, n_rows: usize) -> Vec<String> {
+        let is_undefined = |values: &[f64]| n_rows > 0 && values.iter().all(|v| v.is_nan());
+        let columns = self.names.iter().zip(&self.features);
+        columns
+            .filter(|(_, values)| is_undefined(&values[..n_rows]))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
     fn find_ends(&mut self, window_bars: usize) {
+        self.ends.clear();
+        (self.without_features, self.without_labels) = (0, 0);
         let mut complete_rows = 0;
         for row in 0..self.ts_ns.len() {
             let is_complete = self.features.iter().all(|column| !column[row].is_nan());
@@ -282,6 +360,18 @@ impl Data {
     fn split(&self, plan: &SplitPlan) -> Result<Splits, StageError> {
         plan.apply(&self.ends).map_err(|problem| {
             let rows = self.ts_ns.len();
+            let undefined = self.undefined(rows);
+            if !undefined.is_empty() {
+                let message = format!(
+                    "no window holds every feature: undefined on each of the {rows} rows {} {}",
+                    if undefined.len() == 1 { "is" } else { "are" },
+                    listed(&undefined)
+                );
+                return StageError::data(message).with_help(
+                    "no number of rows helps: `undefined_columns = \"drop\"` goes without these columns; those of volume are \
+                     undefined where the volume is always zero",
+                );
+            }
             let message = format!(
                 "{rows} rows give {} windows of {} bars ({} rows lack features or come too early, {} lack labels): {problem}",
                 self.ends.len(),
@@ -308,8 +398,10 @@ impl Data {
         window_bars: u32,
     ) -> Result<Table, StageError> {
         let mut builder = Table::builder().time_index(self.ts_ns.clone());
-        let declared = feature_columns(features.columns())?;
-        for (i, column) in declared.into_iter().skip(1).enumerate() {
+        let kept = feature_columns(features.columns())?
+            .into_iter()
+            .filter(|column| self.names.contains(&column.name));
+        for (i, column) in kept.enumerate() {
             let scaled = scaler.scaled(i, &self.features[i]);
             if let Some(row) = scaled.iter().position(|v| v.is_infinite()) {
                 let message = format!(
@@ -456,6 +548,7 @@ fn statistics(
     for (path, count) in [
         ("rows", data.ts_ns.len()),
         ("features", data.names.len()),
+        ("dropped_features", data.dropped.len()),
         ("constant_features", scaler.constant_features()),
         ("window_bars", plan.window_bars as usize),
         ("label_horizon_bars", horizon_bars as usize),

@@ -14,6 +14,7 @@ use natron_artifacts::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use self::{
     balancing::Balancing,
@@ -33,7 +34,8 @@ const HEADS: [&str; 4] = ["buy", "sell", "direction", "regime"];
 ///
 /// Outputs: `matrix` (table: `ts_ns` and every feature, scaled, in single precision; null where undefined), `windows` (table:
 /// `row` of the window's last bar in `matrix`, `split` (0 training, 1 validation, 2 test), the labels, and `train_buy`,
-/// `train_sell`: the labels to train on, balanced and perturbed in the training split alone), `scaler` (table: `feature`,
+/// `train_sell`: the labels to train on, balanced and perturbed in the training split alone; its fact `balancing` says which
+/// share of the positives was kept and which share of the labels inverted), `scaler` (table: `feature`,
 /// `mean`, `scale`; scaled = (x - mean) / scale, fitted on training rows alone) and `statistics` (metrics: windows and
 /// class shares per split, what was left out and why).
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -184,8 +186,10 @@ impl Stage for Dataset {
         let scaler = Scaler::fit(self.scaler, &data.names, &data.features, fit_rows)?;
         let matrix = data.matrix(&scaler, &features, self.window_bars)?;
         context.check_cancelled()?;
-        let trained = self.balancing.applied(&data, &splits, context);
-        let windows = windows_table(&data, &splits, &trained, |builder| {
+        let balanced = self.balancing.applied(&data, &splits, context);
+        let trained = &balanced.labels;
+        let [kept_share_buy, kept_share_sell] = balanced.kept_shares;
+        let windows = windows_table(&data, &splits, trained, |builder| {
             let builder = match labels.fact("classes") {
                 Some(classes) => builder.fact("classes", classes.clone()),
                 None => builder,
@@ -193,8 +197,16 @@ impl Stage for Dataset {
             builder
                 .fact("window_bars", self.window_bars.into())
                 .fact("label_horizon_bars", horizon_bars.into())
+                .fact(
+                    "balancing",
+                    json!({
+                        "kept_share_buy": kept_share_buy,
+                        "kept_share_sell": kept_share_sell,
+                        "flip_share": balanced.flip_share,
+                    }),
+                )
         })?;
-        let statistics = statistics(&data, &splits, &trained, &scaler, &plan, horizon_bars);
+        let statistics = statistics(&data, &splits, trained, &scaler, &plan, horizon_bars);
         context.write("statistics", statistics.map_err(StageError::data)?)?;
         context.write("scaler", scaler.table()?)?;
         context.write("windows", windows)?;
@@ -506,13 +518,10 @@ fn scaler_columns() -> Vec<Column> {
     ]
 }
 
-/// Labels of the windows to train on, in the order of the windows: `train_buy`, `train_sell`.
-type TrainLabels = [Vec<i64>; 2];
-
 fn windows_table(
     data: &Data,
     splits: &Splits,
-    trained: &TrainLabels,
+    trained: &[Vec<i64>; 2],
     facts: impl FnOnce(natron_artifacts::TableBuilder) -> natron_artifacts::TableBuilder,
 ) -> Result<Table, StageError> {
     let rows = splits.rows();
@@ -538,7 +547,7 @@ fn windows_table(
 fn statistics(
     data: &Data,
     splits: &Splits,
-    trained: &TrainLabels,
+    trained: &[Vec<i64>; 2],
     scaler: &Scaler,
     plan: &SplitPlan,
     horizon_bars: u32,

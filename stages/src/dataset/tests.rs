@@ -250,9 +250,29 @@ fn balancing_is_seeded_and_touches_the_training_split_alone() {
         assert!((0.33..0.38).contains(&share), "{share}");
         assert!(label[..training].iter().sum::<i64>() > trained[..training].iter().sum());
     }
+    let fact = one.fact("balancing").unwrap();
+    let number = |name: &str| fact[name].as_f64().unwrap();
+    let training = splits.iter().filter(|s| **s == 0).count();
+    for (label, trained, kept) in [
+        ("buy", "train_buy", "kept_share_buy"),
+        ("sell", "train_sell", "kept_share_sell"),
+    ] {
+        let sum = |name: &str| one.i64(name).unwrap()[..training].iter().sum::<i64>() as f64;
+        // What is kept of the positives, less and plus what is inverted, is what is trained on; the labels inverted are
+        // chosen by chance.
+        let (n, flip) = (training as f64, number("flip_share"));
+        let positives = sum(label) * number(kept);
+        let expected = positives + flip * (n - 2.0 * positives);
+        assert!((sum(trained) - expected).abs() < 0.02 * n, "{kept}");
+        assert!((flip - 0.02).abs() < 1.0 / n && number(kept) < 0.8);
+    }
     let untouched = json!({ "window_bars": 8, "balancing": { "target_share": 1.0, "perturbation_share": 0.0 } });
     let plain = table(&run(untouched, features, labels, 1).unwrap(), "windows");
     assert_eq!(plain.i64("train_buy").unwrap(), plain.i64("buy").unwrap());
+    assert_eq!(
+        plain.fact("balancing"),
+        Some(&json!({ "kept_share_buy": 1.0, "kept_share_sell": 1.0, "flip_share": 0.0 }))
+    );
 }
 
 #[test]

@@ -21,6 +21,9 @@ use crate::{
     worker::{Executed, Job, JobError, Shared, execute},
 };
 
+/// A run has at most this many threads for each core, whatever it was asked for.
+const MOST_THREADS_PER_CORE: usize = 4;
+
 /// How often the scheduler looks whether it shall stop.
 const CANCEL_POLL: Duration = Duration::from_millis(25);
 
@@ -87,6 +90,8 @@ pub struct RunSummary {
     pub record: RunRecord,
     /// Whether it was stopped.
     pub interrupted: bool,
+    /// What the keys were made of, by instance name, where they became known.
+    pub ingredients: BTreeMap<String, Ingredients>,
 }
 
 impl RunSummary {
@@ -184,7 +189,14 @@ pub fn run(
     let record = run.record(started.elapsed().as_secs_f64());
     run.save_stat_cache();
     run.shared.folder.finish(&record)?;
+    let ingredients = graph
+        .instances
+        .iter()
+        .zip(&run.nodes)
+        .filter_map(|(instance, node)| Some((instance.name.clone(), node.ingredients.clone()?)))
+        .collect();
     Ok(RunSummary {
+        ingredients,
         record,
         interrupted,
     })
@@ -503,7 +515,9 @@ impl<'a> Run<'a> {
         let threads = options
             .jobs
             .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
-            .unwrap_or(1);
+            .unwrap_or(1)
+            // More only get in each other's way, and cost minutes when there are thousands.
+            .min(MOST_THREADS_PER_CORE * cores());
         let mut pool = Pool::new(Capacity {
             threads: threads.max(1),
             memory_bytes: available_memory_bytes(),
@@ -793,6 +807,10 @@ impl<'a> Run<'a> {
             ..self.shared.folder.record()
         }
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
 }
 
 /// An error with its causes and its help, for people.

@@ -1,17 +1,18 @@
 //! The fast path: when nothing that a run depends on has moved, nothing is parsed, no key computed and no result opened.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use natron_artifacts::{Digest, Hasher, Registry};
-use natron_cache::StatCache;
+use natron_cache::{InputIngredient, StatCache};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Graph, InputEdge, LoadOptions, Outcome, Workspace,
+    Graph, InputEdge, LoadOptions, Outcome, RunSummary, Workspace,
     history::{RunRecord, write_atomically},
 };
 
@@ -44,7 +45,13 @@ pub(crate) fn invocation(
         .part(file.as_os_str().as_encoded_bytes())
         .part(&fs::read(file)?)
         .part(options.profile.as_deref().unwrap_or_default().as_bytes())
-        .part(&[u8::from(options.profile.is_some())]);
+        .part(&[u8::from(options.profile.is_some())])
+        // Programs that stages run are found there.
+        .part(
+            std::env::var_os("PATH")
+                .unwrap_or_default()
+                .as_encoded_bytes(),
+        );
     for set in &options.sets {
         hasher = hasher.part(set.as_bytes());
     }
@@ -75,42 +82,49 @@ pub(crate) fn unchanged(workspace: &Workspace, invocation: &Digest) -> Option<Ru
 }
 
 /// Remembers a run in which every stage has its outputs. A failure to do so costs speed, nothing else.
+///
+/// What counts as a source's content is what went into the keys: a file that was changed during the run is seen to have
+/// moved next time.
 pub(crate) fn remember(
     workspace: &Workspace,
     invocation: &Digest,
     graph: &Graph,
-    record: &RunRecord,
+    summary: &RunSummary,
     stat_cache: &StatCache,
 ) {
-    let mut tracked = Vec::new();
+    let mut tracked = BTreeMap::new();
     for instance in &graph.instances {
-        tracked.extend(instance.sources.values().cloned());
-        tracked.extend(
-            instance
-                .inputs
-                .values()
-                .flatten()
-                .filter_map(|edge| match edge {
-                    InputEdge::File { path } => Some(path.clone()),
-                    InputEdge::Output { .. } => None,
-                }),
-        );
-        tracked.extend(instance.views.values().cloned());
+        let Some(ingredients) = summary.ingredients.get(&instance.name) else {
+            return;
+        };
+        for (name, path) in &instance.sources {
+            let Some(digest) = ingredients.sources.get(name) else {
+                return;
+            };
+            tracked.insert(path.clone(), *digest);
+        }
+        for (port, edges) in &instance.inputs {
+            let known = ingredients.inputs.get(port).into_iter().flatten();
+            for (edge, ingredient) in edges.iter().zip(known) {
+                if let (InputEdge::File { path }, InputIngredient::Bytes { digest }) =
+                    (edge, ingredient)
+                {
+                    tracked.insert(path.clone(), *digest);
+                }
+            }
+        }
+        for path in instance.views.values() {
+            let Ok(digest) = stat_cache.digest(path) else {
+                return;
+            };
+            tracked.insert(path.clone(), digest);
+        }
     }
-    tracked.sort();
-    tracked.dedup();
-    let digests = tracked.into_iter().map(|path| {
-        let digest = stat_cache.digest(&path).ok()?;
-        Some((path, digest))
-    });
-    let Some(tracked) = digests.collect::<Option<Vec<_>>>() else {
-        return;
-    };
     let memory = Memory {
         invocation: *invocation,
-        run: record.id.clone(),
+        run: summary.record.id.clone(),
         store: glances(workspace),
-        tracked,
+        tracked: tracked.into_iter().collect(),
     };
     if let Ok(text) = serde_json::to_vec(&memory) {
         let _ = write_atomically(&path(workspace, invocation), &text);
@@ -134,6 +148,7 @@ fn glances(workspace: &Workspace) -> Vec<Glance> {
     let root = workspace.cache().join("v1");
     let folders = [
         root.join("FORMAT"),
+        root.join("cas"),
         root.join("quarantine"),
         root.join("trash"),
     ];

@@ -13,8 +13,10 @@ use thiserror::Error;
 
 use crate::{
     Diagnostic, Event, Graph, LoadOptions, LockDifference, LockEntry, LockError, LockFile,
-    RunError, RunOptions, RunSummary, Watcher, Workspace, history::RunFolder, load, lock,
-    lock_path, noop, run, standings, verify_locked, views,
+    RunError, RunOptions, RunSummary, Watcher, Workspace,
+    history::RunFolder,
+    load, lock, lock_path, noop, run, verify_locked,
+    views::{self, Written},
 };
 
 /// What an invocation does with the lock file.
@@ -41,6 +43,14 @@ pub enum SessionError {
     /// See there.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// A view must not be written where it is to be shown.
+    #[error("the view `{}` cannot be shown: {why}", path.display())]
+    ViewRefused {
+        /// Where.
+        path: PathBuf,
+        /// Why not, and how to mend it.
+        why: String,
+    },
     /// A view could not be written.
     #[error("cannot write the view `{}`: {source}", path.display())]
     View {
@@ -123,6 +133,7 @@ pub fn run_file(
             run: RunSummary {
                 record,
                 interrupted: false,
+                ingredients: BTreeMap::new(),
             },
             differences: Vec::new(),
             at_a_glance: true,
@@ -132,7 +143,12 @@ pub fn run_file(
     let graph = load(file, load_options, registry).map_err(SessionError::Pipeline)?;
     let lock_file = lock_path(file);
     let locked = match lock_mode {
-        LockMode::Ignore | LockMode::Write => None,
+        LockMode::Ignore => None,
+        LockMode::Write => {
+            // A file that cannot be read is found before anything runs.
+            LockFile::read_or_empty(&lock_file)?;
+            None
+        }
         LockMode::Require => {
             let lock = LockFile::read(&lock_file)?;
             Some(lock.required_entries(&graph, &lock_file)?.clone())
@@ -147,6 +163,7 @@ pub fn run_file(
                 run: RunSummary {
                     record,
                     interrupted: false,
+                    ingredients: BTreeMap::new(),
                 },
                 differences,
                 at_a_glance: false,
@@ -154,6 +171,7 @@ pub fn run_file(
             });
         }
     }
+    views::check(&graph, workspace, file)?;
     let options = &RunOptions {
         file: file.display().to_string(),
         ..options.clone()
@@ -163,8 +181,8 @@ pub fn run_file(
     if summary.succeeded() {
         show_views(&graph, workspace, &summary, watcher)?;
         match (&locked, lock_mode) {
-            (Some(entries), _) => differences = compare(&graph, workspace, options, entries)?,
-            (None, LockMode::Write) => write_lock(&graph, workspace, options, &lock_file)?,
+            (Some(entries), _) => differences = compare(&summary, entries),
+            (None, LockMode::Write) => write_lock(&graph, &summary, &lock_file)?,
             (None, _) => {}
         }
         if let Some(invocation) = &invocation
@@ -173,7 +191,7 @@ pub fn run_file(
         {
             let path = workspace.state().join("stat.bin");
             let stat_cache = StatCache::load(&path, false);
-            noop::remember(workspace, invocation, &graph, &summary.record, &stat_cache);
+            noop::remember(workspace, invocation, &graph, &summary, &stat_cache);
             let _ = stat_cache.save();
         }
     }
@@ -185,72 +203,57 @@ pub fn run_file(
     })
 }
 
-fn compare(
-    graph: &Graph,
-    workspace: &Workspace,
-    options: &RunOptions,
-    entries: &BTreeMap<String, LockEntry>,
-) -> Result<Vec<LockDifference>, SessionError> {
-    let mut differences = Vec::new();
-    for standing in standings(graph, workspace, &without_force(options))? {
-        if let (Some(entry), Some(ingredients)) =
-            (entries.get(&standing.name), &standing.ingredients)
-        {
-            let outputs = Some(&standing.outputs);
-            differences.extend(lock::differences(
-                &standing.name,
+/// How the stages of a finished run differ from the lock's entries.
+fn compare(summary: &RunSummary, entries: &BTreeMap<String, LockEntry>) -> Vec<LockDifference> {
+    let stages = summary.record.stages.iter();
+    stages
+        .filter_map(|stage| {
+            let entry = entries.get(&stage.name)?;
+            let ingredients = summary.ingredients.get(&stage.name)?;
+            Some(lock::differences(
+                &stage.name,
                 entry,
                 ingredients,
-                outputs,
-            ));
-        }
-    }
-    Ok(differences)
+                Some(&stage.outputs),
+            ))
+        })
+        .flatten()
+        .collect()
 }
 
-fn write_lock(
-    graph: &Graph,
-    workspace: &Workspace,
-    options: &RunOptions,
-    path: &Path,
-) -> Result<(), SessionError> {
+/// Writes what the run itself found: files that were changed meanwhile do not matter.
+fn write_lock(graph: &Graph, summary: &RunSummary, path: &Path) -> Result<(), SessionError> {
     let mut lock = LockFile::read_or_empty(path)?;
-    let mut entries = BTreeMap::new();
-    for standing in standings(graph, workspace, &without_force(options))? {
-        if let Some(ingredients) = &standing.ingredients {
-            entries.insert(
-                standing.name,
-                LockEntry::new(ingredients, &standing.outputs),
-            );
-        }
-    }
-    lock.set_entries(graph, entries);
+    let entries = summary.record.stages.iter().filter_map(|stage| {
+        let ingredients = summary.ingredients.get(&stage.name)?;
+        Some((
+            stage.name.clone(),
+            LockEntry::new(ingredients, &stage.outputs),
+        ))
+    });
+    lock.set_entries(graph, entries.collect());
     Ok(lock.write(path)?)
 }
 
-fn without_force(options: &RunOptions) -> RunOptions {
-    RunOptions {
-        force: Vec::new(),
-        unrecorded: true,
-        ..options.clone()
-    }
-}
-
-/// Brings the workspace paths that show outputs up to date. What somebody has edited there is replaced, with a warning.
+/// Brings the workspace paths that show outputs up to date. What somebody has edited there is replaced, with a warning;
+/// what no run has written there is left alone, with an error.
 fn show_views(
     graph: &Graph,
     workspace: &Workspace,
     summary: &RunSummary,
     watcher: &Arc<dyn Watcher>,
 ) -> Result<(), SessionError> {
-    let mut store = None;
-    let stat_path = workspace.state().join("stat.bin");
-    let stat_cache = StatCache::load(&stat_path, false);
-    for instance in graph
+    if graph
         .instances
         .iter()
-        .filter(|instance| !instance.views.is_empty())
+        .all(|instance| instance.views.is_empty())
     {
+        return Ok(());
+    }
+    let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), false);
+    let mut written = Written::read(workspace);
+    let mut store = None;
+    for instance in &graph.instances {
         let Some(stage) = summary.record.stage(&instance.name) else {
             continue;
         };
@@ -260,9 +263,30 @@ fn show_views(
             };
             let mut digest = |path: &Path| stat_cache.digest(path).ok();
             if views::is_current(manifest, path, &mut digest) {
+                written.note(path, stat_cache.digest(path).ok());
                 continue;
             }
-            let existed = path.exists();
+            let found = stat_cache.digest(path).ok();
+            let is_ours = written.knows(path);
+            if path.symlink_metadata().is_ok() && !is_ours {
+                let why = "something is there that no run has written; move it away, or name another path";
+                return Err(SessionError::ViewRefused {
+                    path: path.clone(),
+                    why: why.to_owned(),
+                });
+            }
+            if found.is_some() && !written.is_as_left(path, found) {
+                let message = format!(
+                    "`{}` was edited and is replaced by the result",
+                    path.display()
+                );
+                let stage = instance.name.as_str();
+                watcher.event(&Event::Log {
+                    stage,
+                    level: Level::Warning,
+                    message: &message,
+                });
+            }
             let store = match &mut store {
                 Some(store) => store,
                 none => none.insert(
@@ -275,20 +299,11 @@ fn show_views(
                 path: path.clone(),
                 source,
             })?;
-            if existed && stage.outcome == crate::Outcome::Hit {
-                let message = format!(
-                    "`{}` differed from the result and was restored",
-                    path.display()
-                );
-                let stage = instance.name.as_str();
-                watcher.event(&Event::Log {
-                    stage,
-                    level: Level::Warning,
-                    message: &message,
-                });
-            }
+            written.note(path, stat_cache.digest(path).ok());
         }
     }
+    written.save(workspace).map_err(RunError::State)?;
+    // What is lost is read again next time.
     let _ = stat_cache.save();
     Ok(())
 }

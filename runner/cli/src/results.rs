@@ -36,6 +36,8 @@ impl StageOutput {
         store.open_artifact(&self.manifest).map_err(|error| {
             let failure = Failure::from(error.clone());
             if error.is_missing() {
+                // Else the next run would see at a glance that nothing has moved.
+                let _ = natron_runner::forget(workspace);
                 failure.help("`natron run` makes it again")
             } else {
                 failure

@@ -102,6 +102,7 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
         Err(SessionError::Pipeline(mistakes)) => Err(program.mistakes(&file, &mistakes)),
         Err(SessionError::Run(error)) => Err(error.into()),
         Err(SessionError::Lock(error)) => Err(error.into()),
+        Err(error @ SessionError::ViewRefused { .. }) => Err(Failure::usage(error.to_string())),
         Err(error @ SessionError::View { .. }) => Err(Failure::store(error.to_string())),
     }
 }

@@ -212,6 +212,56 @@ fn a_view_that_was_edited_or_removed_is_restored_without_running() {
     assert_eq!(EXECUTED.load(Ordering::SeqCst), before);
 }
 
+#[test]
+fn a_view_never_replaces_what_no_run_has_written() {
+    let _turn = TURN.lock();
+    let playground = Playground::new();
+    let precious = playground.path("out/sum.json");
+    fs::create_dir(playground.path("out")).unwrap();
+    fs::write(&precious, "mine").unwrap();
+    let try_run = || {
+        let watcher: Arc<dyn Watcher> = Arc::new(Unwatched);
+        let asked = Invocation {
+            file: &playground.path("pipeline.toml"),
+            registry: &registry(),
+            load: &load_options(playground.folder.path()),
+            options: &RunOptions::default(),
+            lock: LockMode::Ignore,
+            workspace: &playground.workspace(),
+        };
+        run_file(&asked, &watcher, &Cancel::new())
+            .unwrap_err()
+            .to_string()
+    };
+
+    assert!(try_run().contains("something is there that no run has written"));
+    assert_eq!(fs::read(&precious).unwrap(), b"mine");
+
+    playground.edit("out/sum.json", "numbers.txt");
+    assert!(try_run().contains("the pipeline reads this file"));
+}
+
+#[test]
+fn a_source_that_changes_during_the_run_is_read_again_next_time() {
+    let _turn = TURN.lock();
+    let playground = Playground::new();
+    let slow = "\n[stages.slow]\nuses = \"steps\"\nwith = { steps = 40, milliseconds = 5 }\n";
+    let path = playground.path("pipeline.toml");
+    fs::write(&path, format!("{PIPELINE}{slow}")).unwrap();
+    let numbers = playground.path("numbers.txt");
+    let writer = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(120));
+        fs::write(numbers, "1 10\n2 20\n4 40\n").unwrap();
+    });
+    let first = playground.run_with(&RunOptions::default(), LockMode::Write, &Cancel::new());
+    writer.join().unwrap();
+    assert!(first.run.succeeded());
+
+    let lock = fs::read_to_string(playground.path("pipeline.lock")).unwrap();
+    assert_eq!(lock.matches("kind = ").count(), 5, "{lock}");
+    assert!(names(&playground.ran()).contains(&"numbers"));
+}
+
 /// All objects of the store.
 fn objects(cache: &Path) -> Vec<PathBuf> {
     let folders = fs::read_dir(cache.join("v1/cas")).unwrap();

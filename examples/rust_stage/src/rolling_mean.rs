@@ -109,6 +109,17 @@ mod tests {
     }
 
     #[test]
+    fn bars_that_look_ahead_make_means_that_do() {
+        let mut inputs = Schemas::new();
+        inputs.push("bars", PortSchema::table(Vec::new()).lookahead(5));
+
+        let signature = stage(&["close"]).signature(&inputs).unwrap();
+
+        let features = &signature.output_port("features").unwrap().schema;
+        assert_eq!(features.lookahead_bars, 5);
+    }
+
+    #[test]
     fn an_empty_list_of_columns_is_a_mistake() {
         let error = stage(&[]).signature(&Schemas::new()).unwrap_err();
 

@@ -12,7 +12,7 @@ use natron_artifacts::{
     StageContextParts, StageError, Table,
 };
 use natron_runner::Workspace;
-use natron_stages::predict::{Bars, Prediction, Predictor};
+use natron_stages::predict::{Bars, Prediction, Predictor, checked_candles};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -49,6 +49,9 @@ pub(crate) struct Arguments {
     /// How to read the candles: a parameter of `load.csv` or `load.parquet`, its value as JSON or text. May be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     load: Vec<String>,
+    /// Take candles of another interval than the model was trained on.
+    #[arg(long)]
+    any_interval: bool,
     /// Predict for each window, not only the last.
     #[arg(long)]
     all: bool,
@@ -62,7 +65,10 @@ pub(crate) struct Arguments {
 pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     let candles = candles(&program.registry, &arguments.candles, &arguments.load)?;
     let model = model(program, arguments)?;
-    let predictor = Predictor::load(&model).map_err(|error| refused(&error))?;
+    let mut predictor = Predictor::load(&model).map_err(|error| refused(&error))?;
+    if arguments.any_interval {
+        predictor = predictor.any_interval();
+    }
     let bars = Bars {
         ts_ns: candles.ts_ns()?,
         open: &candles.f64("open")?,
@@ -155,8 +161,16 @@ fn candles(registry: &Registry, path: &Path, parameters: &[String]) -> Result<Ar
         .unwrap_or_default()
         .to_ascii_lowercase();
     if matches!(ending.as_str(), "arrow" | "feather" | "ipc") {
+        if let Some(parameter) = parameters.first() {
+            return Err(Failure::usage(format!(
+                "--load: `{parameter}` has no meaning for a file of Arrow"
+            ))
+            .help("`--load` is for CSV and Parquet; write the candles as one of these"));
+        }
         return match show::read_file(path)? {
-            Artifact::Table(table) => Ok(table),
+            Artifact::Table(table) => checked_candles(&table, &path.display().to_string())
+                .map(Arc::new)
+                .map_err(|error| with_help(Failure::stage(error.to_string()), &error)),
             _ => Err(Failure::usage(format!("`{}` is no table", path.display()))),
         };
     }

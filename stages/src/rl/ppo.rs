@@ -461,7 +461,9 @@ impl<'a> Learner<'a> {
         if update.is_multiple_of(validate_every) || update == updates {
             let score = self.task.score(&self.policy, self.task.validation);
             self.state.validation_score = score;
-            if score > self.state.best_score {
+            // The untrained network is nobody's policy, and without validation the last one is as good as any.
+            let is_first = self.state.best_update == 0;
+            if is_first || score > self.state.best_score || self.task.validation.is_empty() {
                 self.state.best_score = score;
                 self.state.best_update = update;
                 self.best_policy = self.policy.clone();

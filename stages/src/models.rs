@@ -1,6 +1,7 @@
 //! The networks, their parameters and the windows they read.
 
 pub mod parameters;
+pub mod policy;
 pub mod transformer;
 pub mod windows;
 

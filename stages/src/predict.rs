@@ -14,7 +14,8 @@ use crate::{
     load::bars::{BarPolicies, Origin, RawBars, Timing, checked},
     models::{
         BAR_INTERVAL_NS, FEATURE_PROBE, median_step_ns,
-        transformer::{ARCHITECTURE, Probabilities, Transformer},
+        policy::{self, Policy},
+        transformer::{Probabilities, Transformer},
         windows::WindowSource,
     },
 };
@@ -26,14 +27,25 @@ pub struct Prediction {
     pub row: usize,
     /// Close of that bar, UTC nanoseconds.
     pub ts_ns: i64,
-    /// Probabilities of the heads.
-    pub probabilities: Probabilities,
+    /// Probabilities of the heads or of the actions.
+    pub probabilities: Forecast,
+}
+
+/// What a model gives probabilities of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Forecast {
+    /// The heads of a `finetune` model.
+    Heads(Probabilities),
+    /// The actions sell, hold and buy of an `rl` policy, for an account without a position.
+    Actions([f32; 3]),
 }
 
 /// A trained model, ready to predict from candles.
 #[derive(Clone)]
 pub struct Predictor {
     network: Transformer,
+    /// Acts on the network's embeddings, where the model is a policy.
+    policy: Option<Policy>,
     plan: FeaturePlan,
     /// Positions of the model's features among the plan's columns.
     columns: Vec<usize>,
@@ -47,7 +59,7 @@ pub struct Predictor {
 const SAME_INTERVAL: f64 = 0.1;
 
 impl Predictor {
-    /// The predictor of a model that `finetune` made.
+    /// The predictor of a model that `finetune` or `rl` made.
     ///
     /// # Errors
     ///
@@ -56,15 +68,13 @@ impl Predictor {
     /// no heads.
     pub fn load(model: &Model) -> Result<Self, StageError> {
         let card = &model.card;
-        if card.architecture != ARCHITECTURE {
-            let found = &card.architecture;
-            return Err(StageError::data(format!(
-                "the model is a `{found}`, and candles alone do not tell what it acts on"
-            ))
-            .with_help("predict with the model of the `finetune` stage that it was trained from"));
-        }
-        let network = Transformer::from_model(model)?;
-        if !network.has_heads() {
+        let (network, policy) = if card.architecture == policy::ARCHITECTURE {
+            let (policy, network) = Policy::from_model(model)?;
+            (network, Some(policy))
+        } else {
+            (Transformer::from_model(model)?, None)
+        };
+        if policy.is_none() && !network.has_heads() {
             return Err(StageError::data("the model is an encoder without heads")
                 .with_help("predict with the model of a `finetune` stage"));
         }
@@ -100,6 +110,7 @@ impl Predictor {
         }
         Ok(Self {
             network,
+            policy,
             plan,
             columns,
             features: card.features.clone(),
@@ -173,7 +184,17 @@ impl Predictor {
         self.check_interval(bars.ts_ns)?;
         let source = self.scaled(bars)?;
         let rows: Vec<usize> = rows.filter(|&row| source.is_complete(row)).collect();
-        let probabilities = self.network.predictions(&source, &rows, |_| Ok(()))?;
+        let probabilities: Vec<Forecast> = match &self.policy {
+            None => {
+                let heads = self.network.predictions(&source, &rows, |_| Ok(()))?;
+                heads.into_iter().map(Forecast::Heads).collect()
+            }
+            Some(policy) => {
+                let embeddings = self.network.embeddings(&source, &rows, |_| Ok(()))?;
+                let actions = policy.probabilities(&embeddings);
+                actions.into_iter().map(Forecast::Actions).collect()
+            }
+        };
         Ok(rows
             .into_iter()
             .zip(probabilities)
@@ -326,7 +347,7 @@ mod tests {
         features::{FeatureSet, fixtures::market},
         models::{
             parameters::Parameters,
-            transformer::{Pooling, TransformerConfig, head_names},
+            transformer::{ARCHITECTURE, Pooling, TransformerConfig, head_names},
         },
     };
 
@@ -385,6 +406,82 @@ mod tests {
             },
             tensors,
         }
+    }
+
+    fn heads(prediction: &Prediction) -> Probabilities {
+        match prediction.probabilities {
+            Forecast::Heads(heads) => heads,
+            Forecast::Actions(_) => panic!("the model has heads"),
+        }
+    }
+
+    /// A policy of one hidden unit: the action is the more `buy`, the larger the first entry of the embedding.
+    fn policy_model() -> Model {
+        let tensor = |shape: &[usize], values: Vec<f32>| Tensor {
+            shape: shape.to_vec(),
+            values,
+        };
+        let mut weight = vec![0.0; 16 + 3];
+        weight[0] = 1.0;
+        // The account of somebody without a position is 0 and must bring nothing.
+        weight[16..].fill(100.0);
+        let encoder = model();
+        let tensors = BTreeMap::from([
+            ("embedding.mean".to_owned(), tensor(&[16], vec![0.5; 16])),
+            ("embedding.scale".to_owned(), tensor(&[16], vec![2.0; 16])),
+            ("policy.hidden.weight".to_owned(), tensor(&[1, 19], weight)),
+            ("policy.hidden.bias".to_owned(), tensor(&[1], vec![0.25])),
+            (
+                "policy.output.weight".to_owned(),
+                tensor(&[3, 1], vec![-1.0, 0.0, 1.0]),
+            ),
+            (
+                "policy.output.bias".to_owned(),
+                tensor(&[3], vec![0.0, 0.5, 0.0]),
+            ),
+        ]);
+        let card = ModelCard {
+            architecture: policy::ARCHITECTURE.into(),
+            hyper_parameters: serde_json::json!({"inputs": 19, "hidden": 1}),
+            features: Vec::new(),
+            feature_plan: serde_json::Value::Null,
+            scaler: None,
+            extra: BTreeMap::new(),
+            ..encoder.card.clone()
+        };
+        policy::with_encoder(Model { card, tensors }, &encoder)
+    }
+
+    #[test]
+    fn a_policy_gives_the_probabilities_of_its_actions() {
+        let model = policy_model();
+        let predictor = Predictor::load(&model).unwrap();
+        let bars = market(predictor.minimum_bars() + 20, 5);
+
+        let found = predictor.predict(bars.view()).unwrap();
+
+        assert_eq!(found.len(), 21);
+        let source = predictor.scaled(bars.view()).unwrap();
+        let rows: Vec<usize> = found.iter().map(|p| p.row).collect();
+        let embeddings = predictor
+            .network
+            .embeddings(&source, &rows, |_| Ok(()))
+            .unwrap();
+        for (prediction, embedding) in found.iter().zip(embeddings.chunks(16)) {
+            let Forecast::Actions(actions) = prediction.probabilities else {
+                panic!("a policy acts")
+            };
+            let h = natron_kernels::math::tanh(f64::from((embedding[0] - 0.5) / 2.0 + 0.25));
+            let powers = [-h, 0.5, h].map(natron_kernels::math::exp);
+            let sum: f64 = powers.iter().sum();
+            for (action, power) in actions.iter().zip(powers) {
+                assert!((f64::from(*action) - power / sum).abs() < 1e-5);
+            }
+        }
+        let mut broken = model;
+        broken.tensors.remove("policy.output.bias");
+        let error = Predictor::load(&broken).err().unwrap().to_string();
+        assert_eq!(error, "the model has no tensor `policy.output.bias`");
     }
 
     fn refusal(change: impl FnOnce(&mut Model)) -> String {
@@ -485,7 +582,7 @@ mod tests {
                 shared += 1;
                 let Probabilities {
                     buy: p, regime: q, ..
-                } = prediction.probabilities;
+                } = heads(&prediction);
                 assert_eq!(
                     (p.to_bits(), q[3].to_bits()),
                     (buy[i].to_bits(), regime[i].to_bits())
@@ -524,7 +621,7 @@ mod tests {
         );
 
         assert_eq!(long.ts_ns, short.ts_ns);
-        let (a, b) = (long.probabilities, short.probabilities);
+        let (a, b) = (heads(&long), heads(&short));
         for (a, b) in a
             .direction
             .iter()
@@ -653,7 +750,7 @@ mod tests {
         assert!(refusal(|m| m.card.scaler = None).contains("no scaler"));
         assert!(
             refusal(|m| m.card.architecture = "natron_v2.policy".into())
-                .contains("is a `natron_v2.policy`")
+                .contains("comes without the encoder")
         );
         assert!(
             refusal(|m| m.card.feature_plan = serde_json::Value::Null).contains("feature plan")

@@ -473,8 +473,8 @@ impl Task for Pretraining<'_> {
         let is_for_contrast =
             name.starts_with("projection.") || name.starts_with("encoder.pooling.");
         let is_for_reconstruction = name.starts_with("reconstruction.");
-        !(is_for_contrast && self.parameters.contrastive_weight <= 0.0)
-            && !(is_for_reconstruction && self.parameters.reconstruction_weight <= 0.0)
+        (!is_for_contrast || self.parameters.contrastive_weight > 0.0)
+            && (!is_for_reconstruction || self.parameters.reconstruction_weight > 0.0)
     }
 
     fn loss(&self, batch: &[usize], step: u64) -> Result<Loss, StageError> {

@@ -12,7 +12,7 @@ use natron_artifacts::{
     StageContextParts, StageError, Table,
 };
 use natron_runner::Workspace;
-use natron_stages::predict::{Bars, Prediction, Predictor, checked_candles};
+use natron_stages::predict::{Bars, Forecast, Prediction, Predictor, checked_candles};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -265,6 +265,12 @@ fn set(fields: &mut Map<String, Value>, key: &str, value: Value) {
 
 /// The names of what a prediction says, as `direction.up`.
 fn names(card: &ModelCard) -> Vec<String> {
+    if let Some(actions) = card.heads.get("action") {
+        return actions
+            .iter()
+            .map(|action| format!("action.{action}"))
+            .collect();
+    }
     let mut all = Vec::new();
     for (head, outputs) in [("buy", 1), ("sell", 1), ("direction", 3), ("regime", 6)] {
         let names = card.heads.get(head).filter(|names| names.len() == outputs);
@@ -280,12 +286,15 @@ fn names(card: &ModelCard) -> Vec<String> {
 
 /// What a prediction says, with its names.
 fn named(prediction: &Prediction, card: &ModelCard) -> Vec<(String, f32)> {
-    let p = &prediction.probabilities;
-    let values = [p.buy, p.sell]
-        .into_iter()
-        .chain(p.direction)
-        .chain(p.regime)
-        .chain([p.confidence()]);
+    let values: Vec<f32> = match &prediction.probabilities {
+        Forecast::Heads(p) => [p.buy, p.sell]
+            .into_iter()
+            .chain(p.direction)
+            .chain(p.regime)
+            .chain([p.confidence()])
+            .collect(),
+        Forecast::Actions(actions) => actions.to_vec(),
+    };
     names(card).into_iter().zip(values).collect()
 }
 

@@ -4,7 +4,8 @@
 //! column per feature, missing where a column has not warmed up or is not defined. Causal: row `t` uses rows up to and
 //! including `t`, and each column states how many bars before it decide its value.
 //!
-//! The table carries the plan's parameters as the fact `feature_plan`, so that whoever has a model can compute its inputs.
+//! The table carries the plan's parameters as the fact `feature_plan`, so that whoever has a model can compute its inputs,
+//! and as the fact `feature_probe` what the plan computes on one fixed market, so that they can tell whether they do.
 
 use natron_artifacts::{
     Column, ColumnType, PortSchema, Schemas, Signature, Stage, StageContext, StageError, Table,
@@ -18,6 +19,7 @@ pub(crate) mod fixtures;
 mod natron_v2;
 mod parameters;
 mod plan;
+pub(crate) mod probe;
 
 pub use parameters::{FeatureParameters, FeatureSet};
 pub use plan::{FeatureColumn, FeatureError, FeaturePlan, FeatureStream, Unit};
@@ -54,6 +56,7 @@ impl Stage for FeatureParameters {
         for (name, value) in facts(&plan) {
             table = table.fact(name, value);
         }
+        table = table.fact("feature_probe", json!(probe::probe(&plan)));
         context.write("features", table.build()?)
     }
 }

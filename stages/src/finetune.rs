@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use natron_artifacts::{
-    Column, ColumnType, Kind, Metrics, Model, ModelCard, PortSchema, Progress, Schemas, Signature,
-    Stage, StageContext, StageError, Streams, Table, Threads,
+    Column, ColumnType, Kind, Metrics, Model, ModelCard, PortSchema, Progress, Scaler, Schemas,
+    Signature, Stage, StageContext, StageError, Streams, Table, Threads,
 };
 use natron_kernels::loss::{LossOptions, binary_cross_entropy, cross_entropy};
 use schemars::JsonSchema;
@@ -22,7 +22,7 @@ use crate::{
     training::{
         class_weights::balanced,
         options::{ScheduleKind, TrainingOptions},
-        samples::{Samples, Split, expected_sizes, scaler, whole_numbers},
+        samples::{Samples, Split, expected_sizes, require_same_data, scaler, whole_numbers},
         trainer::{Loss, Task, Trainer},
     },
 };
@@ -291,7 +291,8 @@ impl Stage for Finetune {
         );
         let network = Transformer::classifier(config, context.streams())?;
         if context.optional("encoder").is_some() {
-            self.adopt(&network, &*context.model("encoder")?, &samples)?;
+            let encoder = context.model("encoder")?;
+            self.adopt(&network, &encoder, &samples, scaler.as_ref())?;
         }
         let (train, validation) = (samples.of(Split::Train), samples.of(Split::Validation));
         let losses = self.losses(&labels, &train);
@@ -328,7 +329,7 @@ impl Stage for Finetune {
             heads: head_names(),
             trained_on: samples.digest,
             made_by: String::new(),
-            extra: std::collections::BTreeMap::new(),
+            extra: samples.card_extra(),
         };
         context.write(
             "model",
@@ -349,6 +350,7 @@ impl Finetune {
         network: &Transformer,
         encoder: &Model,
         samples: &Samples,
+        scaler: Option<&Scaler>,
     ) -> Result<(), StageError> {
         self.check_encoder(&encoder.card.hyper_parameters)?;
         if encoder.card.features != samples.source.features() {
@@ -356,6 +358,16 @@ impl Finetune {
                 "the encoder was trained on other features than the matrix has",
             )
             .with_help("give `pretrain` and `finetune` the same dataset"));
+        }
+        require_same_data(&encoder.card, "encoder", samples.digest)?;
+        if encoder.card.scaler.is_some()
+            && scaler.is_some()
+            && encoder.card.scaler.as_ref() != scaler
+        {
+            return Err(StageError::data(
+                "the encoder was trained with another scaler than comes in here",
+            )
+            .with_help("give `pretrain` and `finetune` the `scaler` of the same dataset"));
         }
         let pretrained = Transformer::from_model(encoder)?;
         pretrained.check_source(&samples.source)?;
@@ -524,6 +536,17 @@ impl Task for Finetuning<'_> {
         self.network.parameters()
     }
 
+    fn is_trained(&self, name: &str) -> bool {
+        [
+            ("heads.buy.", self.parameters.buy_weight),
+            ("heads.sell.", self.parameters.sell_weight),
+            ("heads.direction.", self.parameters.direction_weight),
+            ("heads.regime.", self.parameters.regime_weight),
+        ]
+        .into_iter()
+        .all(|(head, weight)| weight > 0.0 || !name.starts_with(head))
+    }
+
     fn loss(&self, batch: &[usize], step: u64) -> Result<Loss, StageError> {
         let pass = Pass::training(self.network.config().dropout, self.streams.seed(), step);
         self.evaluate(
@@ -618,7 +641,10 @@ fn predictions(
     for class in 0..REGIMES.len() {
         table = table.f32(next(), of(&|p| p.regime[class]));
     }
-    Ok(table.f32(next(), of(&Probabilities::confidence)).build()?)
+    Ok(table
+        .f32(next(), of(&Probabilities::confidence))
+        .fact("trained_on", samples.digest.to_hex().into())
+        .build()?)
 }
 
 #[cfg(test)]
@@ -626,7 +652,6 @@ mod tests {
     use std::{collections::BTreeMap, fs, sync::atomic::Ordering};
 
     use natron_artifacts::Artifact;
-    use natron_kernels::to_vec;
 
     use super::*;
     use crate::{pretrain::Pretrain, training::toy};
@@ -651,6 +676,13 @@ mod tests {
             panic!("metrics")
         };
         metrics
+    }
+
+    fn predictions_of(outputs: &BTreeMap<String, Artifact>) -> &Table {
+        let Artifact::Table(table) = &outputs["predictions"] else {
+            panic!("predictions")
+        };
+        table
     }
 
     #[test]
@@ -748,19 +780,7 @@ mod tests {
 
             let loss = task.loss(&[0, 10, 20, 30, 40, 50], 0).unwrap();
 
-            let gradients = loss.total.backward().unwrap();
-            for (name, variable) in task.parameters().iter() {
-                let gradient = to_vec(
-                    gradients
-                        .get(variable)
-                        .unwrap_or_else(|| panic!("`{name}` has none")),
-                )
-                .unwrap();
-                assert!(
-                    gradient.iter().any(|g| g.abs() > 1e-9),
-                    "the gradient of `{name}` is zero"
-                );
-            }
+            toy::check_gradients(task.parameters(), &loss.total);
         }
     }
 
@@ -874,6 +894,7 @@ mod tests {
             layers: 2,
             feed_forward: 32,
             epochs: 1,
+            warmup_epochs: 0.0,
             batch: 16,
             ..Pretrain::default()
         };
@@ -914,6 +935,21 @@ mod tests {
         assert!(
             error.contains("`feed_forward` is 64 here and 32 in the encoder"),
             "{error}"
+        );
+        let other = |change: &dyn Fn(&mut Model)| {
+            let mut encoder = Model::clone(encoder);
+            change(&mut encoder);
+            let directory = tempfile::tempdir().unwrap();
+            let parts = toy::parts(directory.path(), 120).input("encoder", encoder);
+            toy::run(&small(), parts, 1).unwrap_err().to_string()
+        };
+        let error = other(&|m| m.card.trained_on = natron_artifacts::Digest::of(b"other rows"));
+        assert!(error.contains("may be test rows here"), "{error}");
+        let error = other(&|m| m.card.scaler.as_mut().unwrap().mean[0] += 1.0);
+        assert!(error.contains("another scaler"), "{error}");
+        assert_eq!(
+            predictions_of(&outputs).fact("trained_on"),
+            Some(&model.card.trained_on.to_hex().into())
         );
         let mut schemas = Schemas::new();
         schemas.push(
@@ -988,10 +1024,53 @@ mod tests {
                 },
                 "`epochs` must be above 0",
             ),
+            (
+                Finetune {
+                    warmup_epochs: 3.5,
+                    ..small()
+                },
+                "3.5 epochs of warm-up are more than the 3 epochs",
+            ),
         ] {
             let error = stage.signature(&Schemas::new()).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn a_head_without_weight_stays_as_it_was_and_one_that_the_loss_forgets_is_an_error() {
+        let run = |stage: &Finetune| {
+            let directory = tempfile::tempdir().unwrap();
+            toy::run(stage, toy::parts(directory.path(), 60), 1)
+        };
+        let head = |outputs: &BTreeMap<String, Artifact>| {
+            let Artifact::Model(model) = &outputs["model"] else {
+                panic!("a model")
+            };
+            model.tensors["heads.sell.hidden.weight"].clone()
+        };
+        let without = |epochs| Finetune {
+            sell_weight: 0.0,
+            epochs,
+            ..small()
+        };
+
+        let (short, long) = (run(&without(1)).unwrap(), run(&without(3)).unwrap());
+
+        assert_eq!(head(&short), head(&long));
+        let error = run(&Finetune {
+            buy_weight: 0.0,
+            sell_weight: 0.0,
+            direction_weight: 0.0,
+            regime_weight: 0.0,
+            ..small()
+        })
+        .unwrap_err()
+        .to_string();
+        assert!(
+            error.contains("does not depend on the parameter `encoder."),
+            "{error}"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! `candles`: `ts_ns`, `open`, `high`, `low`, `close`, `volume`, in time order, every value finite, prices above zero,
 //! `low <= open, close <= high`. `statistics`: counts of what was read, dropped and filled.
 
-mod bars;
+pub(crate) mod bars;
 pub(crate) mod candles;
 mod columns;
 pub(crate) mod csv;

@@ -38,6 +38,9 @@ use crate::{
 /// Width of the vectors that are contrasted.
 const PROJECTION_WIDTH: usize = 128;
 
+/// How many windows' views are compared before training.
+const VIEWS_CHECKED: usize = 256;
+
 /// Two views more similar than this are the same vector.
 const SAME: f64 = 1.0 - 1e-7;
 
@@ -243,6 +246,9 @@ impl Stage for Pretrain {
         }
         let (n_train, n_validation) = (train.len() as u64, validation.len() as u64);
         let task = Pretraining::new(self, config, &samples, context.streams())?;
+        if self.contrastive_weight > 0.0 {
+            task.check_views(&train)?;
+        }
         let options = self.options();
         let outcome = Trainer {
             options: &options,
@@ -263,7 +269,7 @@ impl Stage for Pretrain {
             heads: BTreeMap::new(),
             trained_on: samples.digest,
             made_by: String::new(),
-            extra: BTreeMap::new(),
+            extra: samples.card_extra(),
         };
         let tensors = outcome
             .best
@@ -332,8 +338,8 @@ impl<'a> Pretraining<'a> {
         let (terms, similarity) = self
             .terms(&original, &views, &masked, pass)
             .map_err(tensor_error)?;
-        if similarity > SAME {
-            return Err(degenerate(step));
+        if similarity > SAME && self.parameters.contrastive_weight > 0.0 {
+            return Err(collapsed(step));
         }
         let [reconstruction, contrast] = terms;
         let value =
@@ -393,6 +399,36 @@ impl<'a> Pretraining<'a> {
         ))
     }
 
+    /// Checks that most windows' two views differ before the encoder sees them, on a sample of the training windows.
+    fn check_views(&self, train: &[usize]) -> Result<(), StageError> {
+        let bars = self.network.config().window_bars;
+        let (mut equal, mut pairs) = (0, 0);
+        // The views of a small batch may be equal by chance; a small training split is drawn from again.
+        for step in 0.. {
+            for items in train.chunks(self.parameters.batch) {
+                let views =
+                    self.views(&self.samples.gather(items), items.len(), step, self.streams);
+                let masked = masked_bars(
+                    &self.streams.stream("mask"),
+                    step,
+                    2 * items.len(),
+                    bars,
+                    self.parameters.mask_probability,
+                );
+                equal += equal_pairs(&views, &masked, items.len(), bars);
+                pairs += items.len();
+                if pairs >= VIEWS_CHECKED {
+                    return if 2 * equal > pairs {
+                        Err(degenerate(equal, pairs))
+                    } else {
+                        Ok(())
+                    };
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Two views of each window, all first views before all second ones.
     fn views(&self, original: &[f32], windows: usize, step: u64, streams: Streams) -> Vec<f32> {
         let mut views = [original, original].concat();
@@ -433,6 +469,14 @@ impl Task for Pretraining<'_> {
         self.network.parameters()
     }
 
+    fn is_trained(&self, name: &str) -> bool {
+        let is_for_contrast =
+            name.starts_with("projection.") || name.starts_with("encoder.pooling.");
+        let is_for_reconstruction = name.starts_with("reconstruction.");
+        (!is_for_contrast || self.parameters.contrastive_weight > 0.0)
+            && (!is_for_reconstruction || self.parameters.reconstruction_weight > 0.0)
+    }
+
     fn loss(&self, batch: &[usize], step: u64) -> Result<Loss, StageError> {
         let pass = Pass::training(self.network.config().dropout, self.streams.seed(), step);
         self.evaluate(batch, step, self.streams, &pass)
@@ -460,13 +504,36 @@ fn specification(config: &TransformerConfig) -> Specification {
     s
 }
 
-fn degenerate(step: u64) -> StageError {
+fn degenerate(equal: usize, pairs: usize) -> StageError {
     StageError::data(format!(
-        "the two views of every window are the same vector at step {step}: nothing to contrast"
+        "the two views of a window are equal for {equal} of {pairs} windows: nothing to contrast"
     ))
-    .with_help(
-        "mask more bars, add jitter, or lower the learning rate if the encoder has collapsed",
-    )
+    .with_help("raise `mask_probability`, `jitter` or `scaling`, or set `contrastive_weight` to 0")
+}
+
+fn collapsed(step: u64) -> StageError {
+    StageError::data(format!(
+        "the encoder makes the two views of every window the same vector at step {step}: it has collapsed"
+    ))
+    .with_help("lower the learning rate, or set `contrastive_weight` to 0")
+}
+
+/// How many of `windows` windows have two equal views: the same bars masked, and the same values in the others.
+fn equal_pairs(views: &[f32], masked: &[usize], windows: usize, bars: usize) -> usize {
+    let n_bars = windows * bars;
+    let inputs = views.len() / (2 * n_bars);
+    let mut is_masked = vec![false; 2 * n_bars];
+    for &bar in masked {
+        is_masked[bar] = true;
+    }
+    let bits = |bar: usize| views[bar * inputs..][..inputs].iter().map(|v| v.to_bits());
+    let same = |bar: usize| {
+        is_masked[bar] == is_masked[bar + n_bars]
+            && (is_masked[bar] || bits(bar).eq(bits(bar + n_bars)))
+    };
+    (0..windows)
+        .filter(|window| (window * bars..(window + 1) * bars).all(same))
+        .count()
 }
 
 /// Which of `windows * bars` bars are masked at `step`, ascending; at least one.
@@ -497,7 +564,6 @@ fn unit(word: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Tensor};
-    use natron_kernels::to_vec;
 
     use super::*;
     use crate::training::toy;
@@ -563,19 +629,7 @@ mod tests {
 
             let loss = task.loss(&[0, 10, 20, 30, 40, 50], 0).unwrap();
 
-            let gradients = loss.total.backward().unwrap();
-            for (name, variable) in task.parameters().iter() {
-                let gradient = to_vec(
-                    gradients
-                        .get(variable)
-                        .unwrap_or_else(|| panic!("`{name}` has none")),
-                )
-                .unwrap();
-                assert!(
-                    gradient.iter().any(|g| g.abs() > 1e-9),
-                    "the gradient of `{name}` is zero"
-                );
-            }
+            toy::check_gradients(task.parameters(), &loss.total);
         }
     }
 
@@ -598,7 +652,7 @@ mod tests {
     }
 
     #[test]
-    fn identical_views_are_reported_as_degenerate() {
+    fn a_collapsed_encoder_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         let stage = Pretrain {
             jitter: 0.0,
@@ -632,6 +686,49 @@ mod tests {
         }
         let error = task.loss(&items, 7).err().unwrap().to_string();
         assert!(error.contains("the same vector at step 7"), "{error}");
+    }
+
+    #[test]
+    fn a_collapse_matters_only_where_views_are_contrasted() {
+        let directory = tempfile::tempdir().unwrap();
+        let stage = Pretrain {
+            contrastive_weight: 0.0,
+            mask_probability: 1e-6,
+            jitter: 0.0,
+            scaling: 0.0,
+            dropout: 0.0,
+            ..small()
+        };
+
+        assert!(toy::run(&stage, toy::parts(directory.path(), 100), 1).is_ok());
+    }
+
+    #[test]
+    fn a_mask_that_hides_nothing_leaves_nothing_to_contrast() {
+        for (dropout, scaling, jitter, is_refused) in [
+            (0.0, 0.0, 0.0, true),
+            (0.1, 0.0, 0.0, true),
+            (0.1, 0.1, 0.0, false),
+            (0.1, 0.0, 0.01, false),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let stage = Pretrain {
+                mask_probability: 1e-6,
+                epochs: 1,
+                dropout,
+                scaling,
+                jitter,
+                ..small()
+            };
+            let result = toy::run(&stage, toy::parts(directory.path(), 100), 1);
+
+            assert_eq!(result.is_err(), is_refused);
+            if let Err(error) = result {
+                let error = error.to_string();
+                assert!(error.contains("are equal for 2"), "{error}");
+                assert!(error.contains("nothing to contrast"), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use natron_artifacts::{
     StageContextParts, StageError, Table,
 };
 use natron_runner::Workspace;
-use natron_stages::predict::{Bars, Prediction, Predictor};
+use natron_stages::predict::{Bars, Forecast, Prediction, Predictor, checked_candles};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -49,6 +49,9 @@ pub(crate) struct Arguments {
     /// How to read the candles: a parameter of `load.csv` or `load.parquet`, its value as JSON or text. May be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     load: Vec<String>,
+    /// Take candles of another interval than the model was trained on.
+    #[arg(long)]
+    any_interval: bool,
     /// Predict for each window, not only the last.
     #[arg(long)]
     all: bool,
@@ -62,7 +65,10 @@ pub(crate) struct Arguments {
 pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     let candles = candles(&program.registry, &arguments.candles, &arguments.load)?;
     let model = model(program, arguments)?;
-    let predictor = Predictor::load(&model).map_err(|error| refused(&error))?;
+    let mut predictor = Predictor::load(&model).map_err(|error| refused(&error))?;
+    if arguments.any_interval {
+        predictor = predictor.any_interval();
+    }
     let bars = Bars {
         ts_ns: candles.ts_ns()?,
         open: &candles.f64("open")?,
@@ -155,8 +161,16 @@ fn candles(registry: &Registry, path: &Path, parameters: &[String]) -> Result<Ar
         .unwrap_or_default()
         .to_ascii_lowercase();
     if matches!(ending.as_str(), "arrow" | "feather" | "ipc") {
+        if let Some(parameter) = parameters.first() {
+            return Err(Failure::usage(format!(
+                "--load: `{parameter}` has no meaning for a file of Arrow"
+            ))
+            .help("`--load` is for CSV and Parquet; write the candles as one of these"));
+        }
         return match show::read_file(path)? {
-            Artifact::Table(table) => Ok(table),
+            Artifact::Table(table) => checked_candles(&table, &path.display().to_string())
+                .map(Arc::new)
+                .map_err(|error| with_help(Failure::stage(error.to_string()), &error)),
             _ => Err(Failure::usage(format!("`{}` is no table", path.display()))),
         };
     }
@@ -251,6 +265,12 @@ fn set(fields: &mut Map<String, Value>, key: &str, value: Value) {
 
 /// The names of what a prediction says, as `direction.up`.
 fn names(card: &ModelCard) -> Vec<String> {
+    if let Some(actions) = card.heads.get("action") {
+        return actions
+            .iter()
+            .map(|action| format!("action.{action}"))
+            .collect();
+    }
     let mut all = Vec::new();
     for (head, outputs) in [("buy", 1), ("sell", 1), ("direction", 3), ("regime", 6)] {
         let names = card.heads.get(head).filter(|names| names.len() == outputs);
@@ -266,12 +286,15 @@ fn names(card: &ModelCard) -> Vec<String> {
 
 /// What a prediction says, with its names.
 fn named(prediction: &Prediction, card: &ModelCard) -> Vec<(String, f32)> {
-    let p = &prediction.probabilities;
-    let values = [p.buy, p.sell]
-        .into_iter()
-        .chain(p.direction)
-        .chain(p.regime)
-        .chain([p.confidence()]);
+    let values: Vec<f32> = match &prediction.probabilities {
+        Forecast::Heads(p) => [p.buy, p.sell]
+            .into_iter()
+            .chain(p.direction)
+            .chain(p.regime)
+            .chain([p.confidence()])
+            .collect(),
+        Forecast::Actions(actions) => actions.to_vec(),
+    };
     names(card).into_iter().zip(values).collect()
 }
 

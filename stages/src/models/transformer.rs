@@ -2,12 +2,13 @@
 
 use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use natron_artifacts::{Model, StageError, Streams};
 use natron_kernels::{
     attention::attention,
     dropout::Dropout,
     gelu::gelu,
+    linear::linear,
     math,
     pooling::{mean_over_time, replace_rows, weighted_over_time},
     positions::{add_positions, sinusoids},
@@ -18,7 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    parameters::{Parameters, Specification},
+    parameters::{Initial, Parameters, Specification},
     tensor_error,
     windows::WindowSource,
 };
@@ -145,7 +146,12 @@ impl TransformerConfig {
         }
         s.add_norm("encoder.norm", self.d_model);
         if self.pooling == Pooling::Attention {
-            s.add_linear("encoder.pooling", self.d_model, 1);
+            // Without a bias: the softmax over the bars takes any constant away.
+            s.add(
+                "encoder.pooling.weight",
+                &[1, self.d_model],
+                Initial::XavierUniform,
+            );
         }
         s
     }
@@ -359,7 +365,9 @@ impl Transformer {
                 .squeeze(1)?
                 .contiguous(),
             Pooling::Attention => {
-                weighted_over_time(states, &self.parameters.linear("encoder.pooling", states)?)
+                let weight = self.parameters.get("encoder.pooling.weight")?;
+                let no_bias = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
+                weighted_over_time(states, &linear(states, weight, &no_bias)?)
             }
         }
     }

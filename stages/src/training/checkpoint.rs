@@ -1,8 +1,9 @@
 //! Checkpoints: everything a training run needs to go on to the same bits.
 //!
 //! A file is a magic word, the length of a JSON part, the JSON part, named tensors as safetensors, and the BLAKE3 of all
-//! that. It is written under another name, flushed and renamed, so a crash leaves the one before. The newest two are kept;
-//! one that is damaged or belongs to another computation is passed over.
+//! that. It is written under another name, flushed and renamed, so a crash leaves the one before. Each gets a number above
+//! all that are there, so none is ever written over. The newest two are kept; one that is damaged or belongs to another
+//! computation is passed over.
 
 use std::{
     collections::BTreeMap,
@@ -55,13 +56,18 @@ impl Checkpoints {
         }
     }
 
-    /// Writes `state` and `tensors` as number `number`, durably, and removes all but the newest.
+    /// Writes `state` and `tensors` durably and removes all but the newest. The number is `number`, or the next one where
+    /// that is not above all that are there.
     pub(crate) fn write<S: Serialize>(
         &self,
         number: u64,
         state: &S,
         tensors: &Tensors,
     ) -> Result<(), StageError> {
+        let number = self
+            .numbers()?
+            .last()
+            .map_or(number, |&last| number.max(last + 1));
         let part = Part {
             identity: self.identity.clone(),
             state,
@@ -249,6 +255,26 @@ mod tests {
             passed_over[0].contains("checkpoint 3 cannot be used"),
             "{passed_over:?}"
         );
+    }
+
+    #[test]
+    fn never_writes_over_a_checkpoint() {
+        let directory = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(directory.path(), Digest::of(b"a"));
+        checkpoints.write(5, &1.0, &tensors(1.0)).unwrap();
+        let first = fs::read(checkpoints.path(5)).unwrap();
+
+        checkpoints.write(5, &2.0, &tensors(2.0)).unwrap();
+
+        assert_eq!(checkpoints.numbers().unwrap(), [5, 6]);
+        assert_eq!(fs::read(checkpoints.path(5)).unwrap(), first);
+        let found = checkpoints.newest::<f64>().unwrap().found.unwrap();
+        assert_eq!(found.0.to_bits(), 2.0_f64.to_bits());
+        // Another computation that has only begun does not lose its own to the ones that are there.
+        Checkpoints::new(directory.path(), Digest::of(b"b"))
+            .write(1, &3.0, &tensors(3.0))
+            .unwrap();
+        assert_eq!(checkpoints.numbers().unwrap(), [6, 7]);
     }
 
     #[test]

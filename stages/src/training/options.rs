@@ -47,6 +47,12 @@ pub(crate) struct TrainingOptions {
 }
 
 impl TrainingOptions {
+    /// Whether the learning rate still rises throughout the epoch `epoch`, counted from 0. Such an epoch says nothing about
+    /// whether training gets on, so no patience counts it.
+    pub(crate) fn is_warm_up(&self, epoch: u32) -> bool {
+        f64::from(epoch) + 1.0 <= self.warmup_epochs
+    }
+
     /// Checks every value.
     ///
     /// # Errors
@@ -83,6 +89,14 @@ impl TrainingOptions {
                     format!("`{name}` must not be negative, got {value}"),
                 ));
             }
+        }
+        if self.warmup_epochs > f64::from(self.epochs) {
+            let (warmup, epochs) = (self.warmup_epochs, self.epochs);
+            return Err(StageError::parameter(
+                "warmup_epochs",
+                format!("{warmup} epochs of warm-up are more than the {epochs} epochs of training"),
+            )
+            .with_help("lower `warmup_epochs`, or train longer"));
         }
         if !(self.plateau_factor > 0.0 && self.plateau_factor < 1.0) {
             let found = self.plateau_factor;

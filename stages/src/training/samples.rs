@@ -1,9 +1,13 @@
 //! What a dataset hands to a training stage: the feature matrix, the windows with their splits, and the scaler.
 
-use natron_artifacts::{Digest, Hasher, Scaler, Schemas, StageContext, StageError, Table};
+use std::collections::BTreeMap;
+
+use natron_artifacts::{
+    Digest, Hasher, ModelCard, Scaler, Schemas, StageContext, StageError, Table,
+};
 use serde_json::Value;
 
-use crate::models::windows::WindowSource;
+use crate::models::{BAR_INTERVAL_NS, FEATURE_PROBE, median_step_ns, windows::WindowSource};
 
 /// The part of the history a window belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +42,10 @@ pub(crate) struct Samples {
     pub(crate) label_horizon_bars: u32,
     /// How the features are computed from candles.
     pub(crate) feature_plan: Value,
+    /// What the plan computes on one fixed market.
+    feature_probe: Option<Value>,
+    /// The median step from bar to bar.
+    bar_interval_ns: Option<i64>,
     /// Digest of matrix and windows.
     pub(crate) digest: Digest,
 }
@@ -65,10 +73,7 @@ impl Samples {
             .map(|id| [Split::Train, Split::Validation, Split::Test][id])
             .collect();
         let part = |port: &str| context.input_digest(port).unwrap_or(Digest::of(b""));
-        let digest = Hasher::new("natron training data v1")
-            .part(part("matrix").as_bytes())
-            .part(part("windows").as_bytes())
-            .finish();
+        let digest = data_digest(part("matrix"), part("windows"));
         Ok(Self {
             source,
             rows,
@@ -76,8 +81,20 @@ impl Samples {
             splits,
             label_horizon_bars: bars("label_horizon_bars")? as u32,
             feature_plan: matrix.fact("feature_plan").cloned().unwrap_or(Value::Null),
+            feature_probe: matrix.fact("feature_probe").cloned(),
+            bar_interval_ns: median_step_ns(matrix.ts_ns()?),
             digest,
         })
+    }
+
+    /// What a model's card holds besides its own fields, so that whoever predicts with it can check features and bars.
+    pub(crate) fn card_extra(&self) -> BTreeMap<String, Value> {
+        let probe = self.feature_probe.clone();
+        let interval = self.bar_interval_ns.map(Value::from);
+        [(FEATURE_PROBE, probe), (BAR_INTERVAL_NS, interval)]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect()
     }
 
     /// Indices of the windows of `split`, ascending.
@@ -92,6 +109,35 @@ impl Samples {
         let rows: Vec<usize> = items.iter().map(|&i| self.rows[i]).collect();
         self.source.gather(&rows)
     }
+}
+
+/// What a model's card says it was `trained_on`, from the digests of the tables `matrix` and `windows`.
+pub(crate) fn data_digest(matrix: Digest, windows: Digest) -> Digest {
+    Hasher::new("natron training data v1")
+        .part(matrix.as_bytes())
+        .part(windows.as_bytes())
+        .finish()
+}
+
+/// Refuses a model that comes in and was trained on other data than `data` ([`data_digest`]): what trained there may be
+/// what is tested here. `port` is where the model comes in.
+///
+/// # Errors
+///
+/// When the digests differ.
+pub(crate) fn require_same_data(
+    card: &ModelCard,
+    port: &str,
+    data: Digest,
+) -> Result<(), StageError> {
+    if card.trained_on == data {
+        return Ok(());
+    }
+    Err(StageError::data(format!(
+        "the model at `{port}` was trained on another matrix or other windows than come in here: \
+         rows that it has learned from may be test rows here"
+    ))
+    .with_help("connect both stages to the same `matrix` and `windows` of one `dataset` stage"))
 }
 
 /// Features and bars of the windows that come in, as far as they are known; else a hundred of each.

@@ -25,11 +25,14 @@ impl Plateau {
         }
     }
 
-    /// Takes the validation loss of an epoch into account.
-    pub(crate) fn observe(&mut self, loss: f64, options: &TrainingOptions) {
+    /// Takes the validation loss of the epoch `epoch`, counted from 0, into account.
+    pub(crate) fn observe(&mut self, loss: f64, epoch: u32, options: &TrainingOptions) {
         if self.best.is_none_or(|best| loss < best) {
             self.best = Some(loss);
             self.epochs_without_progress = 0;
+            return;
+        }
+        if options.is_warm_up(epoch) {
             return;
         }
         self.epochs_without_progress += 1;
@@ -102,11 +105,32 @@ mod tests {
         let options = options(ScheduleKind::Plateau);
         let mut plateau = Plateau::new();
         let mut rates = Vec::new();
-        for loss in [1.0, 1.1, 0.9, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0] {
-            plateau.observe(loss, &options);
+        for (epoch, loss) in [1.0, 1.1, 0.9, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+            .into_iter()
+            .enumerate()
+        {
+            plateau.observe(loss, 2 + epoch as u32, &options);
             rates.push(learning_rate(&options, &plateau, 100, 5));
         }
 
         assert_eq!(rates, [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.2]);
+    }
+
+    #[test]
+    fn patience_does_not_count_epochs_of_the_warm_up() {
+        let options = TrainingOptions {
+            warmup_epochs: 4.5,
+            plateau_patience: 0,
+            ..options(ScheduleKind::Plateau)
+        };
+        let mut plateau = Plateau::new();
+        let rates: Vec<f64> = (0..6)
+            .map(|epoch| {
+                plateau.observe(1.0 + f64::from(epoch), epoch, &options);
+                learning_rate(&options, &plateau, 100, 5)
+            })
+            .collect();
+
+        assert_eq!(rates, [1.0, 1.0, 1.0, 1.0, 0.5, 0.25]);
     }
 }

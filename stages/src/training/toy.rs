@@ -14,6 +14,8 @@ use natron_artifacts::{
     StageContextParts, StageError, Streams, Table,
 };
 
+use crate::models::parameters::Parameters;
+
 /// Features of the toy matrix.
 pub(crate) const FEATURES: usize = 5;
 
@@ -124,6 +126,28 @@ pub(crate) fn run(
     let mut context = context(stage, parts);
     pool.install(|| stage.run(&mut context))?;
     context.finish()
+}
+
+/// Checks that every parameter receives a gradient from `loss` that is more than rounding.
+pub(crate) fn check_gradients(parameters: &Parameters, loss: &candle_core::Tensor) {
+    let gradients = loss.backward().unwrap();
+    let largest: BTreeMap<&str, f32> = parameters
+        .iter()
+        .map(|(name, variable)| {
+            let gradient = gradients
+                .get(variable)
+                .unwrap_or_else(|| panic!("`{name}` has no gradient"));
+            let values = natron_kernels::to_vec(gradient).unwrap();
+            (name, values.iter().fold(0.0, |most, g| g.abs().max(most)))
+        })
+        .collect();
+    let most = largest.values().copied().fold(0.0, f32::max);
+    for (name, found) in largest {
+        assert!(
+            found > 1e-5 * most,
+            "the gradient of `{name}` is {found:e} at most, the largest of all is {most:e}"
+        );
+    }
 }
 
 /// The bytes of all outputs, by digest.

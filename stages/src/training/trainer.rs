@@ -39,6 +39,9 @@ pub(crate) trait Task {
     /// All trained parameters.
     fn parameters(&self) -> &Parameters;
 
+    /// Whether the loss depends on the parameter `name`; not where the weight of all terms that it is in is 0.
+    fn is_trained(&self, name: &str) -> bool;
+
     /// The loss of the training items `batch` at `step`.
     fn loss(&self, batch: &[usize], step: u64) -> Result<Loss, StageError>;
 
@@ -284,6 +287,7 @@ impl<'a> Run<'a> {
                 .moments
                 .get_mut(name)
                 .expect("every parameter has moments");
+            // One without a gradient is not trained: `gradient_norm` has seen to that.
             if let Some(gradient) = gradients.get(variable) {
                 optimizer
                     .update(
@@ -331,14 +335,24 @@ impl<'a> Run<'a> {
 
     fn gradient_norm(&self, gradients: &GradStore) -> Result<f64, StageError> {
         let parameters = self.task.parameters();
-        let all = parameters
-            .iter()
-            .filter_map(|(_, variable)| gradients.get(variable));
-        let norm = global_norm(all).map_err(tensor_error)?;
+        let step = self.state.step;
+        let mut all = Vec::new();
+        for (name, variable) in parameters.iter() {
+            match gradients.get(variable) {
+                Some(gradient) => all.push(gradient),
+                None if self.task.is_trained(name) => {
+                    return Err(StageError::data(format!(
+                        "the loss does not depend on the parameter `{name}` at step {step}"
+                    ))
+                    .with_help("leave the parameter out of the network, or use it in the loss"));
+                }
+                None => {}
+            }
+        }
+        let norm = global_norm(all.into_iter()).map_err(tensor_error)?;
         if norm.is_finite() {
             return Ok(norm);
         }
-        let step = self.state.step;
         for (name, variable) in parameters.iter() {
             if let Some(gradient) = gradients.get(variable)
                 && !is_finite(gradient).map_err(tensor_error)?
@@ -382,7 +396,9 @@ impl<'a> Run<'a> {
             .or_else(|| measured.get("train.loss"))
             .copied();
         let loss = loss.expect("an epoch has at least one step");
-        self.state.plateau.observe(loss, self.trainer.options);
+        let options = self.trainer.options;
+        self.state.plateau.observe(loss, self.state.epoch, options);
+        let is_warm_up = options.is_warm_up(self.state.epoch);
         self.state.epoch += 1;
         self.state.cursor = 0;
         if self.state.best_loss.is_none_or(|best| loss < best) {
@@ -390,7 +406,7 @@ impl<'a> Run<'a> {
             self.state.best_epoch = self.state.epoch;
             self.state.epochs_without_progress = 0;
             self.best = self.task.parameters().to_stored()?;
-        } else {
+        } else if !is_warm_up {
             self.state.epochs_without_progress += 1;
         }
         for (name, value) in measured {

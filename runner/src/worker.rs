@@ -211,10 +211,11 @@ fn inputs(shared: &Shared, job: &Job) -> Result<BTreeMap<String, Vec<Input>>, Jo
                         position,
                         warning,
                     };
+                    let artifact = project(open(shared, manifest, lost)?, only.as_deref())?;
                     Input {
                         label: label.clone(),
-                        artifact: project(open(shared, manifest, lost)?, only.as_deref())?,
-                        logical: manifest.logical,
+                        logical: seen_digest(manifest, &artifact, only.as_deref()),
+                        artifact,
                     }
                 }
                 Bound::File { path, .. } => file_input(path)?,
@@ -237,6 +238,18 @@ pub(crate) fn project(artifact: Artifact, only: Option<&[String]>) -> Result<Art
             Ok(table.select(&names)?.into())
         }
         (_, artifact) => Ok(artifact),
+    }
+}
+
+/// Digest of what the stage sees of an input: nothing else is in its key.
+pub(crate) fn seen_digest(
+    manifest: &Manifest,
+    artifact: &Artifact,
+    only: Option<&[String]>,
+) -> Digest {
+    match (only, artifact) {
+        (Some(_), Artifact::Table(table)) => table.logical_digest(),
+        _ => manifest.logical,
     }
 }
 

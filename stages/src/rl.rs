@@ -19,7 +19,8 @@ use serde_json::json;
 
 use crate::{
     backtest::performance::bars_per_year,
-    models::{transformer::Transformer, windows::WindowSource},
+    models::{policy::with_encoder, transformer::Transformer, windows::WindowSource},
+    training::samples::{data_digest, require_same_data},
 };
 use environment::{N_ACCOUNT, Terms};
 use market::Market;
@@ -200,7 +201,8 @@ impl Stage for Rl {
         Ok(Signature::new()
             .input_columns("candles", ["open", "close"])
             .input_of("matrix", Kind::Table)
-            .input_columns("windows", ["row", "split"])
+            // The whole table, because the encoder must come from the very same windows.
+            .input_table("windows", ["row", "split"])
             .input_of("model", Kind::Model)
             .output("policy", PortSchema::of(Kind::Model))
             .output("actions", PortSchema::table(action_columns()))
@@ -215,6 +217,12 @@ impl Stage for Rl {
         let windows = context.table("windows")?;
         let (rows, splits) = decision_points(&windows, candles.n_rows())?;
 
+        if let (Some(matrix), Some(windows)) =
+            (context.input_digest("matrix"), context.input_digest("windows"))
+        {
+            let encoder = context.model("model")?;
+            require_same_data(&encoder.card, "model", data_digest(matrix, windows))?;
+        }
         let embeddings = embeddings(context, &rows)?;
         let mut market = Market::new(embeddings, rows, &open, &close);
         let points = |split: i64| -> Vec<usize> {
@@ -353,7 +361,7 @@ impl Rl {
             ("volatility".to_owned(), json!(task.terms.volatility)),
             ("allow_short".to_owned(), json!(self.allow_short)),
         ]);
-        Ok(Model {
+        let policy = Model {
             card: ModelCard {
                 architecture: "natron_v2.policy".into(),
                 hyper_parameters: json!({"inputs": width + N_ACCOUNT, "hidden": self.hidden}),
@@ -363,12 +371,13 @@ impl Rl {
                 window_bars: encoder.card.window_bars,
                 label_horizon_bars: 0,
                 heads,
-                trained_on: digest("windows")?,
+                trained_on: data_digest(digest("matrix")?, digest("windows")?),
                 made_by: "rl".into(),
                 extra,
             },
             tensors,
-        })
+        };
+        Ok(with_encoder(policy, &encoder))
     }
 }
 
@@ -529,9 +538,23 @@ mod tests {
     }
 
     fn parts(directory: &Path, n_candles: usize) -> StageContextParts {
-        toy::parts(directory, N_BARS)
+        let parts = toy::parts(directory, N_BARS);
+        let digest = |port: &str| parts.inputs[port][0].logical;
+        let mut encoder = encoder();
+        encoder.card.trained_on = data_digest(digest("matrix"), digest("windows"));
+        parts
             .input("candles", candles(n_candles))
-            .input("model", encoder())
+            .input("model", encoder)
+    }
+
+    #[test]
+    fn refuses_an_encoder_of_other_windows() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut parts = parts(directory.path(), N_BARS);
+        parts.inputs.remove("model");
+
+        let error = toy::run(&tiny(), parts.input("model", encoder()), 1).unwrap_err();
+        assert!(error.to_string().contains("another matrix or other windows"), "{error}");
     }
 
     #[test]

@@ -36,11 +36,17 @@ pub fn registry() -> Registry {
     registry.register::<evaluate::Evaluate>("evaluate", fingerprint("evaluate"));
     registry.register::<features::FeatureParameters>("features", fingerprint("features"));
     registry.register::<finetune::Finetune>("finetune", fingerprint("finetune"));
-    registry.register::<labels::natron_v2::NatronV2Labels>("labels.natron_v2", fingerprint("labels.natron_v2"));
+    registry.register::<labels::natron_v2::NatronV2Labels>(
+        "labels.natron_v2",
+        fingerprint("labels.natron_v2"),
+    );
     registry.register::<load::candles::LoadCandles>("load.candles", fingerprint("load.candles"));
     registry.register::<load::csv::LoadCsv>("load.csv", fingerprint("load.csv"));
     registry.register::<load::parquet::LoadParquet>("load.parquet", fingerprint("load.parquet"));
-    registry.register::<load::synthetic::LoadSynthetic>("load.synthetic", fingerprint("load.synthetic"));
+    registry.register::<load::synthetic::LoadSynthetic>(
+        "load.synthetic",
+        fingerprint("load.synthetic"),
+    );
     registry.register::<pretrain::Pretrain>("pretrain", fingerprint("pretrain"));
     registry.register::<report::Report>("report", fingerprint("report"));
     registry.register::<rl::Rl>("rl", fingerprint("rl"));

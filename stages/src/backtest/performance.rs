@@ -7,6 +7,9 @@ use super::{Simulation, Trade};
 /// Nanoseconds of a mean Gregorian year.
 const YEAR_NS: f64 = 365.2425 * 86_400e9;
 
+/// Shortest time whose return is extrapolated to a year.
+const SHORTEST_YEARS: f64 = 0.25;
+
 /// Bars a year that the times themselves show: 8,766 for hourly bars around the clock, fewer where markets close. `None`
 /// for fewer than two bars.
 pub fn bars_per_year(ts_ns: &[i64]) -> Option<f64> {
@@ -248,9 +251,11 @@ pub fn figures(simulation: &Simulation, bars_per_year: f64) -> Vec<(&'static str
         .sum();
     if years > 0.0 {
         push("turnover_per_year", Some(share_traded / years));
+    }
+    if years >= SHORTEST_YEARS && last > 0.0 {
         push(
             "annual_return",
-            (last > 0.0).then(|| math::pow(last / first, 1.0 / years) - 1.0),
+            Some(math::pow(last / first, 1.0 / years) - 1.0),
         );
     }
     if let Some(returns) = Returns::new(&simple_returns(equity)) {

@@ -86,7 +86,8 @@ impl Chart<'_> {
                 escape(&text)
             );
         }
-        if let Some(level) = self.reference {
+        let reference = self.reference.filter(|level| y_axis.holds(*level));
+        if let Some(level) = reference {
             let y = fraction(1.0 - y_axis.place(level));
             let _ = write!(grid, "<path class=\"reference\" d=\"M0 {y}H1000\"/>");
         }
@@ -235,6 +236,10 @@ struct Scale {
 }
 
 impl Scale {
+    fn holds(&self, value: f64) -> bool {
+        (self.low..=self.high).contains(&value)
+    }
+
     /// 0 at the bottom, 1 at the top.
     fn place(&self, value: f64) -> f64 {
         use natron_kernels::math::ln;
@@ -256,8 +261,23 @@ impl Scale {
         } else {
             round_values(self.low, self.high, 5)
         };
-        values.into_iter().map(|v| (v, format(v))).collect()
+        values
+            .into_iter()
+            .map(|v| (v, without_trailing_zeros(&format(v))))
+            .collect()
     }
+}
+
+/// A written number without zeros at the end of its decimals; what follows the decimals stays.
+fn without_trailing_zeros(text: &str) -> String {
+    let Some((whole, rest)) = text.split_once('.') else {
+        return text.to_owned();
+    };
+    let n_digits = rest.chars().take_while(char::is_ascii_digit).count();
+    let (decimals, unit) = rest.split_at(n_digits);
+    let decimals = decimals.trim_end_matches('0');
+    let point = if decimals.is_empty() { "" } else { "." };
+    format!("{whole}{point}{decimals}{unit}")
 }
 
 /// About `n` round values from `low` to `high`: multiples of 1, 2 or 5 times a power of ten.
@@ -354,6 +374,14 @@ mod tests {
         );
         assert_eq!(round_values(-7.0, 12.0, 4), [-5.0, 0.0, 5.0, 10.0]);
         assert_eq!(round_values(2.0, 2.0, 5), [2.0]);
+    }
+
+    #[test]
+    fn ticks_have_no_trailing_zeros() {
+        assert_eq!(without_trailing_zeros("5.00\u{2009}%"), "5\u{2009}%");
+        assert_eq!(without_trailing_zeros("0.8500"), "0.85");
+        assert_eq!(without_trailing_zeros("2.00e\u{2212}4"), "2e\u{2212}4");
+        assert_eq!(without_trailing_zeros("100"), "100");
     }
 
     #[test]

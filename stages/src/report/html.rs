@@ -70,7 +70,8 @@ fn signed(text: &str) -> String {
 
 /// A share as a percentage.
 pub(super) fn percent(share: f64) -> String {
-    let size = (share * 100.0).abs();
+    // A hair more, so that 9.9999 is written as the 10.0 that it rounds to.
+    let size = (share * 100.0).abs() * (1.0 + 1e-9);
     if size < 0.005 {
         return "0\u{2009}%".to_owned();
     }
@@ -98,6 +99,11 @@ pub(super) fn price(value: f64) -> String {
 /// The UTC day of a time.
 pub(super) fn day(ts_ns: i64) -> String {
     stamp(ts_ns, "%Y-%m-%d")
+}
+
+/// The UTC hour of a day in a year that is known.
+pub(super) fn hour(ts_ns: i64) -> String {
+    stamp(ts_ns, "%m-%d %H:%M")
 }
 
 /// The UTC minute of a time.

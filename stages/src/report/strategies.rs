@@ -7,7 +7,7 @@ use natron_artifacts::{StageError, Table};
 use super::{
     Sources,
     chart::{Chart, Line, Look, round_values},
-    html::{day, fixed, minute, month, number, percent, price, section, table, words},
+    html::{day, fixed, hour, minute, month, number, percent, price, section, table, words},
 };
 
 /// Strategies with their names and colours.
@@ -113,7 +113,10 @@ fn drawdown(equity: &[f64]) -> Vec<f64> {
 
 type TimeAxis = (Vec<f64>, Vec<(f64, String)>, Vec<String>);
 
-/// Positions, ticks at about seven days, and the name of every bar.
+/// Below this the ticks of a time axis show hours too: two weeks.
+const SHORT_SPAN_NS: f64 = 14.0 * 86_400e9;
+
+/// Positions, seven ticks, and the name of every bar.
 fn time_axis(ts_ns: &[i64]) -> TimeAxis {
     let start = ts_ns.first().copied().unwrap_or(0);
     let x: Vec<f64> = ts_ns.iter().map(|&t| (t - start) as f64).collect();
@@ -122,7 +125,15 @@ fn time_axis(ts_ns: &[i64]) -> TimeAxis {
     let ticks = (0..=n_ticks)
         .map(|k| {
             let at = span * (0.04 + 0.88 * f64::from(k) / f64::from(n_ticks));
-            (at, day(start + at as i64))
+            let t = start + at as i64;
+            (
+                at,
+                if span < SHORT_SPAN_NS {
+                    hour(t)
+                } else {
+                    day(t)
+                },
+            )
         })
         .collect();
     (x, ticks, ts_ns.iter().map(|&t| minute(t)).collect())

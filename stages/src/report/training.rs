@@ -221,5 +221,7 @@ pub(super) fn labels(sources: &Sources) -> String {
     if body.is_empty() {
         return String::new();
     }
-    section("labels", "Labels", "", &body)
+    let lead = "How often each class occurs, and how it goes with the returns of the bars that follow. Direction is defined by those \
+                returns; a label that is to predict them should show a correlation too.";
+    section("labels", "Labels", lead, &body)
 }

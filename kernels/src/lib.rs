@@ -28,6 +28,8 @@ pub use storage::to_vec;
 
 pub mod adamw;
 pub mod allocator;
+mod candle_threads;
+pub use candle_threads::keep_candle_single_threaded;
 pub mod attention;
 pub mod dropout;
 pub mod gelu;

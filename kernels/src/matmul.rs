@@ -1,6 +1,6 @@
 //! Every matrix product of the project, with the same bits on every x86-64 CPU with AVX2 and FMA and for every thread count.
 //!
-//! The reduced axis is cut into blocks of [`BLOCK`]. Inside a block each element of the result is one chain of fused
+//! The reduced axis is cut into blocks of 256. Inside a block each element of the result is one chain of fused
 //! multiply-adds in ascending order that starts at zero; the blocks' sums are added in ascending order. `gemm` computes
 //! exactly that in every kernel it may pick, apart from its special paths for thin and tiny products, which sum in an
 //! order that depends on the vector width; those are computed here. Threads split the rows of the result, never the

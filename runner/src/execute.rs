@@ -286,7 +286,7 @@ struct Run<'a> {
     /// The newest results of each stage in earlier runs.
     last: BTreeMap<String, StageRecord>,
     /// Those that may be executed; the others have to be in the store.
-    may_run: BTreeSet<usize>,
+    allowed: BTreeSet<usize>,
     file: String,
 }
 
@@ -318,13 +318,13 @@ impl<'a> Run<'a> {
         } else {
             with_producers(graph, &until)
         };
-        let may_run = if options.from.is_empty() {
+        let allowed = if options.from.is_empty() {
             selected.clone()
         } else {
             let below = with_consumers(graph, &select(graph, &options.from)?);
             &selected & &below
         };
-        selected = &selected & &with_producers(graph, &may_run);
+        selected = &selected & &with_producers(graph, &allowed);
         let mut consumers = vec![Vec::new(); graph.instances.len()];
         for (index, instance) in graph.instances.iter().enumerate() {
             for producer in instance.producers().collect::<BTreeSet<_>>() {
@@ -357,7 +357,7 @@ impl<'a> Run<'a> {
             remaining: remaining_seconds(&seconds, &consumers),
             consumers,
             last,
-            may_run,
+            allowed,
             file: options.file.clone(),
             shared: Arc::new(Shared {
                 workspace: workspace.clone(),
@@ -432,7 +432,7 @@ impl<'a> Run<'a> {
                 record.outputs,
                 record.execution.seconds,
             );
-        } else if self.may_run.contains(&index) {
+        } else if self.allowed.contains(&index) {
             node.state = State::Ready;
         } else {
             let stage = instance.name.clone();

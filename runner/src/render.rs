@@ -131,35 +131,29 @@ impl Drawing {
         }
     }
 
-    /// The name of what an arrow carries: `stage`, or `stage.output` where that says more.
-    fn source(&self, read: &Read) -> String {
-        let producer = &self.nodes[read.node].name;
-        if read.is_one_of_several {
-            format!("{producer}.{}", read.output)
-        } else {
-            producer.clone()
+    /// The producers that a node reads, each with the names of the outputs where these say something.
+    fn producers(node: &Node) -> BTreeMap<usize, BTreeSet<String>> {
+        let mut producers: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+        for read in &node.reads {
+            let outputs = producers.entry(read.node).or_default();
+            if read.is_one_of_several {
+                outputs.insert(read.output.clone());
+            }
         }
+        producers
     }
 
     /// What a node reads: `candles.candles`, `evaluate.{equity, trades}`, `features`.
     fn sources(&self, node: &Node) -> Vec<String> {
-        let mut of_producer: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
-        for read in &node.reads {
-            let outputs = of_producer.entry(read.node).or_default();
-            if read.is_one_of_several {
-                outputs.insert(&read.output);
-            }
-        }
-        let name = |(producer, outputs): (usize, BTreeSet<&str>)| {
+        let name = |(producer, outputs): (usize, BTreeSet<String>)| {
             let producer = &self.nodes[producer].name;
-            let outputs: Vec<&str> = outputs.into_iter().collect();
-            match outputs.as_slice() {
-                [] => producer.clone(),
-                [only] => format!("{producer}.{only}"),
-                several => format!("{producer}.{{{}}}", several.join(", ")),
+            match outputs.len() {
+                0 => producer.clone(),
+                1 => format!("{producer}.{}", joined(&outputs)),
+                _ => format!("{producer}.{{{}}}", joined(&outputs)),
             }
         };
-        of_producer.into_iter().map(name).collect()
+        Self::producers(node).into_iter().map(name).collect()
     }
 
     fn title(&self) -> String {
@@ -334,13 +328,13 @@ pub fn dot(graph: &Graph) -> String {
         );
     }
     for (i, node) in drawing.nodes.iter().enumerate() {
-        for read in &node.reads {
-            let label = if read.is_one_of_several {
-                format!(" [label=\"{}\"]", quoted(&read.output))
-            } else {
+        for (producer, outputs) in Drawing::producers(node) {
+            let label = if outputs.is_empty() {
                 String::new()
+            } else {
+                format!(" [label=\"{}\"]", quoted(&joined(&outputs)))
             };
-            let _ = writeln!(text, "  n{} -> n{i}{label};", read.node);
+            let _ = writeln!(text, "  n{producer} -> n{i}{label};");
         }
     }
     text.push_str("}\n");
@@ -374,13 +368,13 @@ pub fn mermaid(graph: &Graph) -> String {
         );
     }
     for (i, node) in drawing.nodes.iter().enumerate() {
-        for read in &node.reads {
-            let label = if read.is_one_of_several {
-                format!("|\"{}\"|", quoted(&read.output))
-            } else {
+        for (producer, outputs) in Drawing::producers(node) {
+            let label = if outputs.is_empty() {
                 String::new()
+            } else {
+                format!("|\"{}\"|", quoted(&joined(&outputs)))
             };
-            let _ = writeln!(text, "  n{} -->{label} n{i}", read.node);
+            let _ = writeln!(text, "  n{producer} -->{label} n{i}");
         }
     }
     for (i, node) in drawing.nodes.iter().enumerate() {
@@ -391,6 +385,12 @@ pub fn mermaid(graph: &Graph) -> String {
         );
     }
     text
+}
+
+/// Names with commas between.
+fn joined(names: &BTreeSet<String>) -> String {
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.join(", ")
 }
 
 /// The second line of a box.

@@ -20,6 +20,7 @@ pub struct Prices<'a> {
 
 impl<'a> Prices<'a> {
     /// Bars `from..to`.
+    #[must_use]
     pub fn range(self, from: usize, to: usize) -> Self {
         let cut = |x: &'a [f64]| &x[from..to];
         Self {

@@ -14,6 +14,7 @@ use natron_artifacts::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use self::{
     balancing::Balancing,
@@ -33,7 +34,8 @@ const HEADS: [&str; 4] = ["buy", "sell", "direction", "regime"];
 ///
 /// Outputs: `matrix` (table: `ts_ns` and every feature, scaled, in single precision; null where undefined), `windows` (table:
 /// `row` of the window's last bar in `matrix`, `split` (0 training, 1 validation, 2 test), the labels, and `train_buy`,
-/// `train_sell`: the labels to train on, balanced and perturbed in the training split alone), `scaler` (table: `feature`,
+/// `train_sell`: the labels to train on, balanced and perturbed in the training split alone; its fact `balancing` says which
+/// share of the positives was kept and which share of the labels inverted), `scaler` (table: `feature`,
 /// `mean`, `scale`; scaled = (x - mean) / scale, fitted on training rows alone) and `statistics` (metrics: windows and
 /// class shares per split, what was left out and why).
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -55,12 +57,27 @@ pub(crate) struct Dataset {
     /// Further bars left out at the beginning of validation and test, against what features of long memory carry over.
     #[serde(default)]
     embargo_bars: u32,
+    /// What to do about features that are undefined on every row of training, as those of volume where it is always zero.
+    #[serde(default)]
+    undefined_columns: UndefinedColumns,
     /// How features are scaled.
     #[serde(default)]
     scaler: Scaling,
     /// How `train_buy` and `train_sell` differ from the labels.
     #[serde(default)]
     balancing: Balancing,
+}
+
+/// What to do about features that are undefined on every row of training.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum UndefinedColumns {
+    /// Refuse them, with their names: no window holds every feature.
+    #[default]
+    Error,
+    /// Go without them. The log names them, `statistics` counts them, and which columns `matrix` has is known after the run
+    /// alone.
+    Drop,
 }
 
 /// The document's sequence length.
@@ -105,9 +122,10 @@ impl Stage for Dataset {
                 format!("the features look {ahead} bars ahead, so a model would see the future");
             return Err(StageError::data(message).with_help("take features that look 0 bars ahead"));
         }
-        let horizon_bars = inputs
-            .get("labels")
-            .map_or(0, |schema| schema.lookahead_bars);
+        let horizon_bars = inputs.get("labels").map_or(0, |labels| {
+            let stated = labels.facts.get("label_horizon_bars");
+            labels.lookahead_bars.max(bars_of(stated))
+        });
         self.purge_for(horizon_bars)?;
 
         let columns = features.and_then(|schema| schema.columns.as_ref());
@@ -115,7 +133,10 @@ impl Stage for Dataset {
             .map(|columns| feature_columns(columns))
             .transpose()?;
         let n_features = names.as_ref().map_or(100, Vec::len) as u64;
-        let mut matrix = names.map_or(PortSchema::of(Kind::Table), PortSchema::table);
+        let mut matrix = match (names, self.undefined_columns) {
+            (Some(names), UndefinedColumns::Error) => PortSchema::table(names),
+            _ => PortSchema::of(Kind::Table),
+        };
         if let Some(features) = features {
             matrix.facts.clone_from(&features.facts);
         }
@@ -138,12 +159,10 @@ impl Stage for Dataset {
     fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
         let (features, labels) = (context.table("features")?, context.table("labels")?);
         let declared = context.signature().output_port("windows");
-        let declared = declared
-            .and_then(|port| port.schema.facts.get("label_horizon_bars"))
-            .cloned();
-        let horizon_bars = labels.fact("label_horizon_bars").cloned().or(declared);
-        let horizon_bars = horizon_bars.and_then(|value| value.as_u64()).unwrap_or(0) as u32;
-        let data = Data::read(&features, &labels, self.window_bars)?;
+        let declared = declared.and_then(|port| port.schema.facts.get("label_horizon_bars"));
+        // The table states the labels' own horizon; what they were computed from may look further ahead.
+        let horizon_bars = bars_of(declared).max(bars_of(labels.fact("label_horizon_bars")));
+        let mut data = Data::read(&features, &labels, self.window_bars)?;
         let plan = SplitPlan {
             window_bars: self.window_bars,
             test_share: self.test_share,
@@ -151,6 +170,15 @@ impl Stage for Dataset {
             purge_bars: self.purge_for(horizon_bars)?,
             embargo_bars: self.embargo_bars,
         };
+        if self.undefined_columns == UndefinedColumns::Drop {
+            data.drop_undefined(&plan)?;
+            if !data.dropped.is_empty() {
+                let (count, names) = (data.dropped.len(), listed(&data.dropped));
+                context.warn(&format!(
+                    "{count} features are undefined on every row of training and left out: {names}"
+                ));
+            }
+        }
         let splits = data.split(&plan)?;
         context.check_cancelled()?;
 
@@ -158,8 +186,10 @@ impl Stage for Dataset {
         let scaler = Scaler::fit(self.scaler, &data.names, &data.features, fit_rows)?;
         let matrix = data.matrix(&scaler, &features, self.window_bars)?;
         context.check_cancelled()?;
-        let trained = self.balancing.applied(&data, &splits, context);
-        let windows = windows_table(&data, &splits, &trained, |builder| {
+        let balanced = self.balancing.applied(&data, &splits, context);
+        let trained = &balanced.labels;
+        let [kept_share_buy, kept_share_sell] = balanced.kept_shares;
+        let windows = windows_table(&data, &splits, trained, |builder| {
             let builder = match labels.fact("classes") {
                 Some(classes) => builder.fact("classes", classes.clone()),
                 None => builder,
@@ -167,8 +197,16 @@ impl Stage for Dataset {
             builder
                 .fact("window_bars", self.window_bars.into())
                 .fact("label_horizon_bars", horizon_bars.into())
+                .fact(
+                    "balancing",
+                    json!({
+                        "kept_share_buy": kept_share_buy,
+                        "kept_share_sell": kept_share_sell,
+                        "flip_share": balanced.flip_share,
+                    }),
+                )
         })?;
-        let statistics = statistics(&data, &splits, &trained, &scaler, &plan, horizon_bars);
+        let statistics = statistics(&data, &splits, trained, &scaler, &plan, horizon_bars);
         context.write("statistics", statistics.map_err(StageError::data)?)?;
         context.write("scaler", scaler.table()?)?;
         context.write("windows", windows)?;
@@ -196,12 +234,25 @@ impl Dataset {
     }
 }
 
+fn listed(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    quoted.join(", ")
+}
+
+/// The number of bars that a fact states; 0 where there is none.
+fn bars_of(fact: Option<&serde_json::Value>) -> u32 {
+    let bars = fact.and_then(serde_json::Value::as_u64).unwrap_or(0);
+    u32::try_from(bars).unwrap_or(u32::MAX)
+}
+
 /// Labels by head, features by column, and the rows where windows can end.
 struct Data {
     ts_ns: Vec<i64>,
     names: Vec<String>,
     /// NaN where undefined.
     features: Vec<Vec<f64>>,
+    /// Names of the features that were left out because training does not know them.
+    dropped: Vec<String>,
     /// In the order of [`HEADS`].
     labels: [Vec<Option<i64>>; 4],
     /// Rows where a window can end, ascending.
@@ -250,6 +301,7 @@ impl Data {
             ts_ns,
             names,
             features: values,
+            dropped: Vec::new(),
             labels: heads,
             ends: Vec::new(),
             without_features: 0,
@@ -259,7 +311,50 @@ impl Data {
         Ok(data)
     }
 
+    /// Leaves out the features without a value in training.
+    ///
+    /// Which rows those are must not depend on the features: the windows are split as though each held all of them.
+    fn drop_undefined(&mut self, plan: &SplitPlan) -> Result<(), StageError> {
+        let has_labels = |row: &usize| self.labels.iter().all(|head| head[*row].is_some());
+        let first = plan.window_bars as usize - 1;
+        let ends: Vec<usize> = (first..self.ts_ns.len()).filter(has_labels).collect();
+        let n_rows = plan
+            .apply(&ends)
+            .map_or(self.ts_ns.len(), |splits| splits.last_training_row() + 1);
+        let undefined = self.undefined(n_rows);
+        if undefined.len() == self.names.len() {
+            let message = "every feature is undefined on every row of training";
+            return Err(StageError::data(message)
+                .with_help("mend the candles that the features are computed from"));
+        }
+        let all = std::mem::take(&mut self.names)
+            .into_iter()
+            .zip(std::mem::take(&mut self.features));
+        for (name, values) in all {
+            if undefined.contains(&name) {
+                self.dropped.push(name);
+            } else {
+                self.names.push(name);
+                self.features.push(values);
+            }
+        }
+        self.find_ends(plan.window_bars as usize);
+        Ok(())
+    }
+
+    /// Names of the features without a value in the first `n_rows` rows.
+    fn undefined(&self, n_rows: usize) -> Vec<String> {
+        let is_undefined = |values: &[f64]| n_rows > 0 && values.iter().all(|v| v.is_nan());
+        let columns = self.names.iter().zip(&self.features);
+        columns
+            .filter(|(_, values)| is_undefined(&values[..n_rows]))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
     fn find_ends(&mut self, window_bars: usize) {
+        self.ends.clear();
+        (self.without_features, self.without_labels) = (0, 0);
         let mut complete_rows = 0;
         for row in 0..self.ts_ns.len() {
             let is_complete = self.features.iter().all(|column| !column[row].is_nan());
@@ -277,6 +372,18 @@ impl Data {
     fn split(&self, plan: &SplitPlan) -> Result<Splits, StageError> {
         plan.apply(&self.ends).map_err(|problem| {
             let rows = self.ts_ns.len();
+            let undefined = self.undefined(rows);
+            if !undefined.is_empty() {
+                let message = format!(
+                    "no window holds every feature: undefined on each of the {rows} rows {} {}",
+                    if undefined.len() == 1 { "is" } else { "are" },
+                    listed(&undefined)
+                );
+                return StageError::data(message).with_help(
+                    "no number of rows helps: `undefined_columns = \"drop\"` goes without these columns; those of volume are \
+                     undefined where the volume is always zero",
+                );
+            }
             let message = format!(
                 "{rows} rows give {} windows of {} bars ({} rows lack features or come too early, {} lack labels): {problem}",
                 self.ends.len(),
@@ -303,8 +410,10 @@ impl Data {
         window_bars: u32,
     ) -> Result<Table, StageError> {
         let mut builder = Table::builder().time_index(self.ts_ns.clone());
-        let declared = feature_columns(features.columns())?;
-        for (i, column) in declared.into_iter().skip(1).enumerate() {
+        let kept = feature_columns(features.columns())?
+            .into_iter()
+            .filter(|column| self.names.contains(&column.name));
+        for (i, column) in kept.enumerate() {
             let scaled = scaler.scaled(i, &self.features[i]);
             if let Some(row) = scaled.iter().position(|v| v.is_infinite()) {
                 let message = format!(
@@ -409,13 +518,10 @@ fn scaler_columns() -> Vec<Column> {
     ]
 }
 
-/// Labels of the windows to train on, in the order of the windows: `train_buy`, `train_sell`.
-type TrainLabels = [Vec<i64>; 2];
-
 fn windows_table(
     data: &Data,
     splits: &Splits,
-    trained: &TrainLabels,
+    trained: &[Vec<i64>; 2],
     facts: impl FnOnce(natron_artifacts::TableBuilder) -> natron_artifacts::TableBuilder,
 ) -> Result<Table, StageError> {
     let rows = splits.rows();
@@ -441,7 +547,7 @@ fn windows_table(
 fn statistics(
     data: &Data,
     splits: &Splits,
-    trained: &TrainLabels,
+    trained: &[Vec<i64>; 2],
     scaler: &Scaler,
     plan: &SplitPlan,
     horizon_bars: u32,
@@ -451,6 +557,7 @@ fn statistics(
     for (path, count) in [
         ("rows", data.ts_ns.len()),
         ("features", data.names.len()),
+        ("dropped_features", data.dropped.len()),
         ("constant_features", scaler.constant_features()),
         ("window_bars", plan.window_bars as usize),
         ("label_horizon_bars", horizon_bars as usize),

@@ -233,7 +233,10 @@ impl Stage for Evaluate {
         let (windows, predictions) = (context.table("windows")?, context.table("predictions")?);
         let observations = Observations::read(&windows, &predictions, candles.n_rows())?;
         let positions = match context.optional("actions") {
-            Some(_) => Some(observations::positions(context.table("actions")?.as_ref())?),
+            Some(_) => Some(observations::positions(
+                context.table("actions")?.as_ref(),
+                &observations,
+            )?),
             None => None,
         };
         let per_year = bars_per_year(ts_ns).ok_or_else(|| {
@@ -839,6 +842,66 @@ pub(crate) mod tests {
             "{error}"
         );
         assert!(error.help().is_some());
+    }
+
+    /// `table` with other values in one column.
+    fn with_column(table: &Table, name: &str, values: &[f64]) -> Table {
+        let mut changed = Table::builder();
+        for column in table.columns() {
+            changed = if column.name == name {
+                changed.f64(column.clone(), values.to_vec())
+            } else {
+                changed.column_of(table, &column.name)
+            };
+        }
+        changed.build().unwrap()
+    }
+
+    #[test]
+    fn a_signal_that_is_always_certain_trades() {
+        let mut world = World::new(1200, 0.0);
+        let n = world.predictions.n_rows();
+        for (name, value) in [
+            ("buy", 1.0),
+            ("sell", 0.0),
+            ("direction_up", 1.0),
+            ("direction_down", 0.0),
+            ("direction_neutral", 0.0),
+        ] {
+            world.predictions = with_column(&world.predictions, name, &vec![value; n]);
+        }
+        let outputs = evaluated(&quick(), &world);
+        let metrics = metrics(&outputs);
+
+        assert!(metrics.get("signals.n_rules_that_traded").unwrap() > 0.0);
+        let exposure = metrics.get("backtest.test.signals.exposure").unwrap();
+        assert!(exposure > 0.9, "{exposure}");
+    }
+
+    #[test]
+    fn predictions_of_another_split_are_refused() {
+        let world = World::new(600, 0.5);
+        let mut changed = Table::builder();
+        for column in world.predictions.columns() {
+            changed = if column.name == "split" {
+                changed.i64(column.clone(), vec![0; world.predictions.n_rows()])
+            } else {
+                changed.column_of(&world.predictions, &column.name)
+            };
+        }
+        let world = World {
+            predictions: changed.build().unwrap(),
+            ..world
+        };
+        let error = run(&quick(), &world).unwrap_err();
+
+        let text = error.to_string();
+        assert!(
+            text.contains(
+                "in the validation split of `windows` and in the training split of `predictions`"
+            ),
+            "{text}"
+        );
     }
 
     #[test]

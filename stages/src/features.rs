@@ -26,7 +26,7 @@ pub use plan::{FeatureColumn, FeatureError, FeaturePlan, FeatureStream, Unit};
 pub(crate) const BAR_COLUMNS: [&str; 5] = ["open", "high", "low", "close", "volume"];
 
 impl Stage for FeatureParameters {
-    fn signature(&self, _inputs: &Schemas) -> Result<Signature, StageError> {
+    fn signature(&self, inputs: &Schemas) -> Result<Signature, StageError> {
         let plan = FeaturePlan::compile(self)?;
         let mut columns = vec![Column::time_index()];
         columns.extend(plan.columns().iter().map(declaration));
@@ -37,7 +37,8 @@ impl Stage for FeatureParameters {
             });
         Ok(Signature::new()
             .input_columns("candles", BAR_COLUMNS)
-            .output("features", schema)
+            // The features see what the candles see, so candles that look ahead make features that do.
+            .output("features", schema.lookahead(inputs.lookahead_bars()))
             .threads(Threads::All))
     }
 
@@ -159,6 +160,26 @@ mod tests {
         let plan: FeatureParameters =
             serde_json::from_value(features.fact("feature_plan").unwrap().clone()).unwrap();
         assert_eq!(plan.trend.adx_period, 7);
+    }
+
+    #[test]
+    fn candles_that_look_ahead_make_features_that_do() {
+        let ahead = |bars: u32| {
+            let mut inputs = Schemas::new();
+            inputs.push(
+                "candles",
+                PortSchema::of(natron_artifacts::Kind::Table).lookahead(bars),
+            );
+            let stage = FeatureParameters::of(FeatureSet::NatronV2);
+            let signature = stage.signature(&inputs).unwrap();
+            signature
+                .output_port("features")
+                .unwrap()
+                .schema
+                .lookahead_bars
+        };
+
+        assert_eq!([ahead(0), ahead(5)], [0, 5]);
     }
 
     #[test]

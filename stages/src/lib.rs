@@ -18,7 +18,7 @@ pub mod report;
 pub mod rl;
 mod training;
 
-pub use natron_kernels::allocator;
+pub use natron_kernels::{allocator, keep_candle_single_threaded};
 
 use natron_artifacts::Registry;
 

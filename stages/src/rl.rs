@@ -233,7 +233,7 @@ impl Stage for Rl {
             ));
         }
         if validation.is_empty() {
-            context.warn("the validation split has no two windows on consecutive bars, so the last policy cannot be compared and the first one is kept");
+            context.warn("the validation split has no two windows on consecutive bars, so policies cannot be compared and the last one is kept");
         }
 
         let task = Task {
@@ -245,6 +245,12 @@ impl Stage for Rl {
             streams: context.streams(),
         };
         let trained = task.train(context)?;
+        if !validation.is_empty() && trained.best_score <= 0.0 {
+            let update = trained.best_update;
+            context.warn(&format!(
+                "no policy earned anything on the validation split; that of update {update} lost least"
+            ));
+        }
 
         let per_year = bars_per_year(candles.ts_ns()?).unwrap_or(1.0);
         let ts_ns = candles.ts_ns()?;
@@ -485,7 +491,7 @@ mod tests {
             window_bars: toy::WINDOW_BARS,
             pooling: Pooling::Mean,
         };
-        let hyper_parameters = serde_json::to_value(&config).unwrap();
+        let hyper_parameters = serde_json::to_value(config).unwrap();
         let network = Transformer::classifier(config, Streams::new(3)).unwrap();
         Model {
             card: ModelCard {

@@ -19,7 +19,7 @@ Examples:
 
 Environment:
   NATRON_CACHE       folder of the cache, as --cache
-  NATRON_PROGRESS    bars, plain or none, instead of a choice by the terminal
+  NATRON_PROGRESS    plain or none, instead of moving lines on a terminal
   NO_COLOR           no colours; CLICOLOR_FORCE=1 asks for them";
 
 /// Runs machine-learning pipelines for trading: stages in a TOML file, results cached by content.

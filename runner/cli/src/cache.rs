@@ -147,6 +147,7 @@ fn check(program: &Program, workspace: &Workspace) -> Result<(), Failure> {
         }
     }
     let (mut bytes, mut missing, mut damaged) = (0, 0, Vec::new());
+    program.stop.gently();
     for (digest, size) in &objects {
         if let Some(failure) = program.stop.failure() {
             return Err(failure);

@@ -16,6 +16,10 @@ pub(crate) fn text(diagnostic: &Diagnostic, style: Style, width: usize) -> Strin
     };
     let mut group = Group::with_title(level.primary_title(printable(&diagnostic.message)));
     for (name, labels) in by_file(&diagnostic.labels) {
+        if labels[0].file.text.is_empty() {
+            // A file that cannot be read has nothing to show.
+            continue;
+        }
         let source = safe(&labels[0].file.text);
         let annotations: Vec<_> = labels
             .iter()

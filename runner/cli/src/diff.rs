@@ -103,7 +103,7 @@ fn find<'a>(runs: &'a [RunRecord], name: &str) -> Result<&'a RunRecord, Failure>
 /// How one stage differs.
 struct StageDiff {
     stage: String,
-    /// Only in one of the runs.
+    /// Why there is nothing to compare.
     presence: Option<&'static str>,
     ingredients: Vec<natron_cache::Difference>,
     /// Outputs whose content differs.
@@ -156,6 +156,16 @@ fn stage_diff(
         presence: match (before, after) {
             (None, _) => Some("only in the second run"),
             (_, None) => Some("only in the first run"),
+            (Some(before), Some(after))
+                if before.outputs.is_empty() && !after.outputs.is_empty() =>
+            {
+                Some("no result in the first run")
+            }
+            (Some(before), Some(after))
+                if !before.outputs.is_empty() && after.outputs.is_empty() =>
+            {
+                Some("no result in the second run")
+            }
             _ => None,
         },
         ingredients: Vec::new(),

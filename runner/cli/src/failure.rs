@@ -90,6 +90,11 @@ impl Failure {
         Self::Usage(Message::new(text))
     }
 
+    /// Data that a stage does not take.
+    pub(crate) fn stage(text: impl Into<String>) -> Self {
+        Self::Stage(Some(Message::new(text)))
+    }
+
     /// Trouble with the store or a file.
     pub(crate) fn store(text: impl Into<String>) -> Self {
         Self::Store(Message::new(text))

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use natron_stages::allocator::CachingAllocator;
+use natron_stages::{allocator::CachingAllocator, keep_candle_single_threaded};
 
 /// Free memory that is kept for the next training step, in bytes: that of a step of the largest model.
 const RETAINED_BYTES: usize = 1 << 30;
@@ -11,5 +11,6 @@ const RETAINED_BYTES: usize = 1 << 30;
 static ALLOCATOR: CachingAllocator = CachingAllocator::new(RETAINED_BYTES);
 
 fn main() -> ExitCode {
+    keep_candle_single_threaded();
     natron_cli::main_with(natron_stages::registry())
 }

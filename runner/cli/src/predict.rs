@@ -78,7 +78,8 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
             .predict_last(bars)
             .map(|prediction| vec![prediction])
     };
-    let predictions = predictions.map_err(|error| refused(&error))?;
+    let predictions =
+        predictions.map_err(|error| with_help(Failure::stage(error.to_string()), &error))?;
     let output = &program.output;
     if output.is_json() {
         let predictions: Vec<Value> = predictions
@@ -99,9 +100,12 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
     Ok(())
 }
 
-/// Data or a model that the predictor does not take: nothing ran.
+/// A model or parameters that are not taken: nothing ran.
 fn refused(error: &StageError) -> Failure {
-    let failure = Failure::usage(error.to_string());
+    with_help(Failure::usage(error.to_string()), error)
+}
+
+fn with_help(failure: Failure, error: &StageError) -> Failure {
     match error.help() {
         Some(help) => failure.help(help),
         None => failure,
@@ -211,11 +215,16 @@ fn candles(registry: &Registry, path: &Path, parameters: &[String]) -> Result<Ar
         .run(&mut context)
         .and_then(|()| context.finish());
     let mut outputs = outputs.map_err(|error| {
-        let mut failure = Failure::usage(format!("`{}`: {error}", path.display()));
-        if let Some(help) = error.help() {
-            failure = failure.help(help);
+        let (file, text) = (path.display().to_string(), error.to_string());
+        let text = if text.contains(&file) {
+            text
+        } else {
+            format!("`{file}`: {text}")
+        };
+        match error.help() {
+            Some(help) => Failure::stage(text).help(format!("{help}; here as `--load KEY=VALUE`")),
+            None => Failure::stage(text),
         }
-        failure
     })?;
     match outputs.remove("candles") {
         Some(Artifact::Table(table)) => Ok(table),

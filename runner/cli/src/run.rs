@@ -176,10 +176,10 @@ fn report(program: &Program, summary: &SessionSummary) -> Result<(), Failure> {
         } else {
             format!(": {}", printable(why))
         };
-        let what = printable(what);
         output.note(&format!(
-            "{}: stage `{stage}`: {what} differs from the lock file{why}",
-            style.red("error")
+            "{}: stage `{stage}` is not as in the lock file: {}{why}",
+            style.red("error"),
+            printable(what)
         ));
     }
     output.note(&closing_line(program, summary));
@@ -306,6 +306,7 @@ impl Program {
             crate::output::note,
         ));
         let shown = Arc::clone(&display);
+        self.stop.gently();
         self.stop.say_through(move |text| shown.line(text));
         display
     }

@@ -20,7 +20,7 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   natron runs
-  natron runs --limit 5 --metric evaluate.direction.accuracy --metric evaluate.backtest.sharpe_ratio
+  natron runs --limit 5 --metric evaluate.backtest.test.signals.sharpe_ratio
   natron runs --json";
 
 /// List the runs of this workspace, newest first.
@@ -46,6 +46,16 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
         .map(|run| metric_values(&workspace, run, &arguments.metric))
         .collect::<Result<_, _>>()?;
     let output = &program.output;
+    for (i, name) in arguments.metric.iter().enumerate() {
+        if !runs.is_empty() && metrics.iter().all(|values| values[i].is_none()) {
+            let near = nearest_metric(&workspace, &runs, name)?;
+            let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            output.warn(&format!(
+                "none of these runs has a metric `{}`{near}",
+                printable(name)
+            ));
+        }
+    }
     if output.is_json() {
         let runs: Vec<Value> = runs
             .iter()
@@ -55,7 +65,7 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
         output.json(json!({ "runs": runs, "runs_in_all": n_runs }));
         return Ok(());
     }
-    if runs.is_empty() {
+    if n_runs == 0 {
         output.note("no runs in this workspace yet; `natron run` makes one");
         return Ok(());
     }
@@ -173,6 +183,29 @@ fn metric_values(
         .iter()
         .map(|name| metric_value(&store, run, name))
         .collect())
+}
+
+/// The metric of the newest run whose name is nearest to `name`.
+fn nearest_metric(
+    workspace: &Workspace,
+    runs: &[RunRecord],
+    name: &str,
+) -> Result<Option<String>, Failure> {
+    let store = Store::open(workspace.cache(), Durability::default())?;
+    let mut names = Vec::new();
+    for stage in runs.first().map_or(&[][..], |run| &run.stages) {
+        let record = stage.key.and_then(|key| store.record(&StageKey::new(key)));
+        let metrics = record
+            .map(|record| record.execution.metrics)
+            .unwrap_or_default();
+        names.extend(metrics.keys().map(|path| {
+            // The output's name need not be said.
+            let path = path.strip_prefix("metrics.").unwrap_or(path);
+            format!("{}.{path}", stage.name)
+        }));
+    }
+    let near = natron_runner::did_you_mean(name, names.iter().map(String::as_str));
+    Ok(near.map(str::to_owned))
 }
 
 /// The number that `name` means in `run`, as far as its record is still there.

@@ -1,7 +1,7 @@
 //! What the program does when it is told to stop.
 //!
-//! Interrupted once: running stages are asked to checkpoint and stop, finished work stays. Twice: everything stops now,
-//! child processes included. `SIGTERM` and `SIGHUP` are the same with another exit code. Writing beyond a file size limit
+//! While stages run: interrupted once, they are asked to checkpoint and stop, and finished work stays; twice, everything stops
+//! now, child processes included. Any other command stops the first time. `SIGTERM` and `SIGHUP` are the same with another exit code. Writing beyond a file size limit
 //! (`SIGXFSZ`) becomes an ordinary error of the write.
 
 use std::{
@@ -31,6 +31,8 @@ pub(crate) struct Stop {
     /// Set on the first signal.
     pub(crate) cancel: Cancel,
     received: Arc<AtomicI32>,
+    /// Whether something runs that looks at `cancel`.
+    is_gentle: Arc<AtomicBool>,
     say: Arc<Mutex<Box<Say>>>,
 }
 
@@ -48,6 +50,7 @@ impl Stop {
         let stop = Self {
             cancel: Cancel::new(),
             received: Arc::new(AtomicI32::new(0)),
+            is_gentle: Arc::new(AtomicBool::new(false)),
             say: Arc::new(Mutex::new(Box::new(crate::output::note))),
         };
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
@@ -62,6 +65,11 @@ impl Stop {
         Ok(stop)
     }
 
+    /// From now on the first signal only sets `cancel`.
+    pub(crate) fn gently(&self) {
+        self.is_gentle.store(true, Ordering::SeqCst);
+    }
+
     /// Sends what there is to say to `say` (above progress bars, say) instead of the standard error.
     pub(crate) fn say_through(&self, say: impl Fn(&str) + Send + 'static) {
         *self.say.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(say);
@@ -71,7 +79,7 @@ impl Stop {
         let first = self
             .received
             .compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
-        if first.is_err() {
+        if first.is_err() || !self.is_gentle.load(Ordering::SeqCst) {
             kill_children();
             signal_hook::low_level::exit(128 + if signal == SIGINT { SIGINT } else { SIGTERM });
         }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Drawing, fill, label};
+use super::{Drawing, fill, joined, label};
 use crate::Graph;
 
 const BOX_HEIGHT: f64 = 44.0;
@@ -34,7 +34,7 @@ struct Layout {
     items: Vec<Item>,
     /// The items of each layer from left to right.
     layers: Vec<Vec<usize>>,
-    /// The items on the way of each arrow, its ends among them: producer, output, consumer, items.
+    /// What each arrow says, and the items on its way, its ends among them.
     arrows: Vec<(String, Vec<usize>)>,
 }
 
@@ -141,11 +141,11 @@ fn lay_out(drawing: &Drawing) -> Layout {
     // Where each producer's arrows pass through the layers below it; arrows of one producer share the way.
     let mut ways: Vec<Vec<usize>> = vec![Vec::new(); drawing.nodes.len()];
     for (consumer, node) in drawing.nodes.iter().enumerate() {
-        for read in &node.reads {
-            let (from, to) = (items[read.node].layer, items[consumer].layer);
-            while ways[read.node].len() < to - from - 1 {
-                let layer = from + 1 + ways[read.node].len();
-                let above = ways[read.node].last().copied().unwrap_or(read.node);
+        for (producer, outputs) in Drawing::producers(node) {
+            let (from, to) = (items[producer].layer, items[consumer].layer);
+            while ways[producer].len() < to - from - 1 {
+                let layer = from + 1 + ways[producer].len();
+                let above = ways[producer].last().copied().unwrap_or(producer);
                 items.push(Item {
                     node: None,
                     layer,
@@ -156,20 +156,19 @@ fn lay_out(drawing: &Drawing) -> Layout {
                 });
                 let new = items.len() - 1;
                 items[above].below.push(new);
-                ways[read.node].push(new);
+                ways[producer].push(new);
             }
-            let mut way = vec![read.node];
-            way.extend(&ways[read.node][..to - from - 1]);
+            let mut way = vec![producer];
+            way.extend(&ways[producer][..to - from - 1]);
             let last = way[way.len() - 1];
-            if !items[last].below.contains(&consumer) {
-                items[last].below.push(consumer);
-                items[consumer].above.push(last);
-            }
+            items[last].below.push(consumer);
+            items[consumer].above.push(last);
             way.push(consumer);
-            arrows.push((
-                format!("{} -> {}.{}", drawing.source(read), node.name, read.port),
-                way,
-            ));
+            let mut title = format!("{} -> {}", drawing.nodes[producer].name, node.name);
+            if !outputs.is_empty() {
+                let _ = write!(title, ": {}", joined(&outputs));
+            }
+            arrows.push((title, way));
         }
     }
     let n_layers = items.iter().map(|item| item.layer + 1).max().unwrap_or(0);

@@ -101,7 +101,10 @@ impl Stage for LoadSynthetic {
 /// Columns of features.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Features {}
+struct Features {
+    /// Which columns.
+    set: Option<String>,
+}
 
 impl Stage for Features {
     fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {

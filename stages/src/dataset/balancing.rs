@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Data, TrainLabels,
+    Data,
     split::{Split, Splits},
 };
 
@@ -22,6 +22,16 @@ pub(crate) struct Balancing {
     trigger: f64,
     /// Share of labels to invert; 0 switches it off. Default: 0.02, the document's.
     perturbation_share: f64,
+}
+
+/// Labels to train on, and how they came to differ from the true ones.
+pub(super) struct Balanced {
+    /// `train_buy` and `train_sell` of all windows, in the order of the windows.
+    pub(super) labels: [Vec<i64>; 2],
+    /// Share of the training split's positives that balancing kept, of buy and of sell; 1 where there were none.
+    pub(super) kept_shares: [f64; 2],
+    /// Share of the training labels that perturbation inverted.
+    pub(super) flip_share: f64,
 }
 
 impl Default for Balancing {
@@ -50,12 +60,7 @@ impl Balancing {
     }
 
     /// The labels to train on, for all windows.
-    pub(super) fn applied(
-        &self,
-        data: &Data,
-        splits: &Splits,
-        context: &StageContext,
-    ) -> TrainLabels {
+    pub(super) fn applied(&self, data: &Data, splits: &Splits, context: &StageContext) -> Balanced {
         let n_training = splits
             .ids()
             .partition_point(|split| *split == Split::Training);
@@ -64,39 +69,51 @@ impl Balancing {
             let mut labels: Vec<i64> = rows
                 .map(|&row| data.labels[head][row].expect("windows end where labels are defined"))
                 .collect();
-            self.balance(
+            let kept_share = self.balance(
                 &mut labels[..n_training],
                 &mut context.stream(&format!("balance {name}")),
             );
-            self.perturb(
+            let flip_share = self.perturb(
                 &mut labels[..n_training],
                 &mut context.stream(&format!("perturb {name}")),
             );
-            labels
+            (labels, kept_share, flip_share)
         };
-        [train(0, "buy"), train(1, "sell")]
+        let (buy, buy_kept, flip_share) = train(0, "buy");
+        // As many of the sell labels are inverted.
+        let (sell, sell_kept, _) = train(1, "sell");
+        Balanced {
+            labels: [buy, sell],
+            kept_shares: [buy_kept, sell_kept],
+            flip_share,
+        }
     }
 
-    fn balance(&self, labels: &mut [i64], stream: &mut Stream) {
+    /// Turns positives into zeros; the share of them that it keeps.
+    fn balance(&self, labels: &mut [i64], stream: &mut Stream) -> f64 {
         let mut positives: Vec<usize> = (0..labels.len()).filter(|&i| labels[i] == 1).collect();
         let n = labels.len() as f64;
         if positives.len() as f64 <= self.trigger * self.target_share * n {
-            return;
+            return 1.0;
         }
         let keep = (self.target_share * n).round() as usize;
         stream.shuffle(&mut positives);
         for &i in positives.iter().skip(keep) {
             labels[i] = 0;
         }
+        keep.min(positives.len()) as f64 / positives.len() as f64
     }
 
-    fn perturb(&self, labels: &mut [i64], stream: &mut Stream) {
+    /// Inverts some labels; their share.
+    fn perturb(&self, labels: &mut [i64], stream: &mut Stream) -> f64 {
         let mut chosen: Vec<usize> = (0..labels.len()).collect();
         stream.shuffle(&mut chosen);
         chosen.truncate((self.perturbation_share * labels.len() as f64).round() as usize);
+        let flipped = chosen.len();
         for i in chosen {
             labels[i] = 1 - labels[i];
         }
+        flipped as f64 / labels.len() as f64
     }
 }
 

@@ -250,9 +250,29 @@ fn balancing_is_seeded_and_touches_the_training_split_alone() {
         assert!((0.33..0.38).contains(&share), "{share}");
         assert!(label[..training].iter().sum::<i64>() > trained[..training].iter().sum());
     }
+    let fact = one.fact("balancing").unwrap();
+    let number = |name: &str| fact[name].as_f64().unwrap();
+    let training = splits.iter().filter(|s| **s == 0).count();
+    for (label, trained, kept) in [
+        ("buy", "train_buy", "kept_share_buy"),
+        ("sell", "train_sell", "kept_share_sell"),
+    ] {
+        let sum = |name: &str| one.i64(name).unwrap()[..training].iter().sum::<i64>() as f64;
+        // What is kept of the positives, less and plus what is inverted, is what is trained on; the labels inverted are
+        // chosen by chance.
+        let (n, flip) = (training as f64, number("flip_share"));
+        let positives = sum(label) * number(kept);
+        let expected = positives + flip * (n - 2.0 * positives);
+        assert!((sum(trained) - expected).abs() < 0.02 * n, "{kept}");
+        assert!((flip - 0.02).abs() < 1.0 / n && number(kept) < 0.8);
+    }
     let untouched = json!({ "window_bars": 8, "balancing": { "target_share": 1.0, "perturbation_share": 0.0 } });
     let plain = table(&run(untouched, features, labels, 1).unwrap(), "windows");
     assert_eq!(plain.i64("train_buy").unwrap(), plain.i64("buy").unwrap());
+    assert_eq!(
+        plain.fact("balancing"),
+        Some(&json!({ "kept_share_buy": 1.0, "kept_share_sell": 1.0, "flip_share": 0.0 }))
+    );
 }
 
 #[test]
@@ -340,6 +360,158 @@ fn mistakes_are_found_while_planning() {
             .to_string()
             .contains("look 1 bars ahead")
     );
+}
+
+#[test]
+fn columns_undefined_throughout_are_named_or_dropped() {
+    let (features, labels) = tables(600);
+    let features = replaced(&features, "slow", &[f64::NAN; 600]);
+
+    let error = run(small(), features.clone(), labels.clone(), 1).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no window holds every feature: undefined on each of the 600 rows is `slow`"
+    );
+    let help = error.help().unwrap();
+    assert!(
+        help.contains("no number of rows") && help.contains("undefined_columns = \"drop\""),
+        "{help}"
+    );
+
+    let with = json!({ "window_bars": 8, "embargo_bars": 2, "undefined_columns": "drop" });
+    let stage: Dataset = serde_json::from_value(with.clone()).unwrap();
+    let signature = stage.signature(&schemas(&features, &labels)).unwrap();
+    assert_eq!(
+        signature.output_port("matrix").unwrap().schema.columns,
+        None
+    );
+    let outputs = run(with, features.clone(), labels, 1).unwrap();
+    let (matrix, scaler) = (table(&outputs, "matrix"), table(&outputs, "scaler"));
+    let names: Vec<_> = matrix.columns().iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["ts_ns", "fast", "flat"]);
+    assert_eq!(scaler.utf8("feature").unwrap(), ["fast", "flat"]);
+    let flat = features.f64("flat").unwrap()[0];
+    assert!((scaler.f64("mean").unwrap()[1] - flat).abs() < 1e-12);
+    assert!(matrix.f32("flat").unwrap().iter().all(|v| v.abs() < 1e-6));
+    assert_eq!(table(&outputs, "windows").i64("row").unwrap()[0], 7);
+    let Artifact::Metrics(statistics) = &outputs["statistics"] else {
+        panic!("no metrics")
+    };
+    assert_eq!(statistics.get("dropped_features"), Some(1.0));
+    assert_eq!(statistics.get("features"), Some(2.0));
+}
+
+#[test]
+fn what_is_dropped_does_not_depend_on_validation_or_test() {
+    let (features, labels) = tables(600);
+    let with = json!({ "window_bars": 8, "undefined_columns": "drop" });
+    let late = |from: usize| -> Vec<f64> {
+        (0..600)
+            .map(|row| if row < from { f64::NAN } else { row as f64 })
+            .collect()
+    };
+    let names = |slow: &[f64]| -> Vec<String> {
+        let features = replaced(&features, "slow", slow);
+        let outputs = run(with.clone(), features, labels.clone(), 1).unwrap();
+        let scaler = table(&outputs, "scaler");
+        let kept = scaler.utf8("feature").unwrap();
+        kept.into_iter().map(str::to_owned).collect()
+    };
+
+    assert_eq!(names(&late(500)), ["fast", "flat"]);
+    assert_eq!(names(&late(100)), ["fast", "slow", "flat"]);
+
+    let mut nothing = features.clone();
+    for name in ["fast", "slow", "flat"] {
+        nothing = replaced(&nothing, name, &[f64::NAN; 600]);
+    }
+    let error = run(with.clone(), nothing, labels.clone(), 1).unwrap_err();
+    assert!(error.to_string().starts_with("every feature is undefined"));
+}
+
+#[test]
+fn candles_without_volume_become_windows() {
+    let (loaded, load) = stage_of("load.synthetic", &json!({ "rows": 2000 }), &[]);
+    let candles = replaced(&table(&loaded, "candles"), "volume", &[0.0; 2000]);
+    let candles = Artifact::from(candles);
+    let candles = (
+        "candles",
+        &candles,
+        &load.output_port("candles").unwrap().schema,
+    );
+    let (featured, features) = stage_of("features", &json!({ "set": "natron_v2" }), &[candles]);
+    let (labelled, labels) = stage_of("labels.natron_v2", &json!({}), &[candles]);
+    let inputs = [
+        (
+            "features",
+            &featured["features"],
+            &features.output_port("features").unwrap().schema,
+        ),
+        (
+            "labels",
+            &labelled["labels"],
+            &labels.output_port("labels").unwrap().schema,
+        ),
+    ];
+
+    let (outputs, _) = stage_of("dataset", &json!({ "undefined_columns": "drop" }), &inputs);
+
+    let Artifact::Metrics(statistics) = &outputs["statistics"] else {
+        panic!("no metrics")
+    };
+    let dropped = statistics.get("dropped_features").unwrap();
+    assert!((1.0..20.0).contains(&dropped), "{}", statistics.to_json());
+    assert!(statistics.get("windows.train").unwrap() > 500.0);
+}
+
+#[test]
+fn candles_that_look_ahead_are_refused_behind_the_features() {
+    let mut inputs = Schemas::new();
+    inputs.push("candles", PortSchema::of(Kind::Table).lookahead(5));
+    let registry = crate::registry();
+    let features = registry.get("features").unwrap();
+    let features = features.parse(&json!({ "set": "natron_v2" })).unwrap();
+    let features = features.stage.signature(&inputs).unwrap();
+    let mut planned = Schemas::new();
+    let schema = &features.output_port("features").unwrap().schema;
+    planned.push("features", schema.clone());
+
+    let stage: Dataset = serde_json::from_value(small()).unwrap();
+    let error = stage.signature(&planned).unwrap_err();
+    assert!(error.to_string().contains("look 5 bars ahead"), "{error}");
+}
+
+#[test]
+fn the_horizon_of_the_table_does_not_hide_a_longer_declared_one() {
+    let (features, labels) = tables(600);
+    let known = schemas(&features, &labels);
+    let stage: Dataset = serde_json::from_value(small()).unwrap();
+    let port = PortSchema::table(labels.columns().to_vec());
+    for (declared, horizon) in [(HORIZON + 5, HORIZON + 5), (1, HORIZON)] {
+        let mut planned = Schemas::new();
+        planned.push("features", known.get("features").unwrap().clone());
+        planned.push("labels", port.clone().lookahead(declared));
+        let signature = stage.signature(&planned).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let parts = StageContextParts::for_test(directory.path())
+            .input("features", features.clone())
+            .input("labels", labels.clone());
+        let mut context = StageContext::new(parts, signature);
+
+        stage.run(&mut context).unwrap();
+
+        let outputs = context.finish().unwrap();
+        let windows = table(&outputs, "windows");
+        assert_eq!(windows.fact("label_horizon_bars"), Some(&json!(horizon)));
+        let Artifact::Metrics(statistics) = &outputs["statistics"] else {
+            panic!("no metrics")
+        };
+        assert_eq!(
+            statistics.get("purge_bars"),
+            Some(f64::from(horizon + 8)),
+            "the window and the horizon"
+        );
+    }
 }
 
 #[test]

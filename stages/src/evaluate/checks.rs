@@ -4,7 +4,7 @@ use natron_artifacts::{Metrics, StageError};
 
 use super::{Observations, observations::TRAINING, set};
 
-/// Records, each 1 when passed and 0 when failed:
+/// Records what was checked; what fails is an error, because scores of leaking windows mean nothing:
 ///
 /// - `checks.chronological`: training ends before validation, validation before test;
 /// - `checks.labels_purged`: no label of a split looks into the bars of the next one;
@@ -41,6 +41,19 @@ pub(super) fn record(
     }
     let is_within = observations.rows.iter().all(|row| row + horizon < n_bars);
     let is_unperturbed = observations.perturbed_outside_training == 0;
+    for (name, passed) in [
+        ("chronological", is_chronological),
+        ("labels_purged", is_purged),
+        ("labels_within_data", is_within),
+        ("evaluation_labels_unperturbed", is_unperturbed),
+    ] {
+        if !passed {
+            return Err(StageError::data(format!(
+                "the windows leak: the check `{name}` fails, so no score of them means anything"
+            ))
+            .with_help("evaluate windows as `dataset` splits them"));
+        }
+    }
     for (name, passed) in [
         ("chronological", is_chronological),
         ("labels_purged", is_purged),

@@ -71,10 +71,29 @@ pub(super) const HEADS: [HeadKind; 4] = [
     },
 ];
 
+/// What was training data to whoever predicted must not be test data here.
+fn same_split(table: &str, row: usize, expected: i64, found: i64) -> Result<(), StageError> {
+    if expected == found {
+        return Ok(());
+    }
+    let name = |split| match split {
+        0 => "training",
+        1 => "validation",
+        2 => "test",
+        _ => "unknown",
+    };
+    let (expected, found) = (name(expected), name(found));
+    let message = format!(
+        "the window that ends at bar {row} is in the {expected} split of `windows` and in the {found} split of `{table}`"
+    );
+    Err(StageError::data(message)
+        .with_help("predictions, actions and windows must come from the same dataset"))
+}
+
 /// What is read of the predictions.
 pub(super) fn prediction_columns() -> Vec<&'static str> {
     let heads = HEADS.iter().flat_map(|head| head.columns.iter().copied());
-    std::iter::once("row").chain(heads).collect()
+    ["row", "split"].into_iter().chain(heads).collect()
 }
 
 /// Every window with its labels and probabilities.
@@ -130,6 +149,11 @@ impl Observations {
                 })
             })
             .collect::<Result<_, _>>()?;
+
+        let predicted_splits = predictions.i64("split")?;
+        for (i, &at) in order.iter().enumerate() {
+            same_split("predictions", rows[i], splits[i], predicted_splits[at])?;
+        }
 
         let mut labels = Vec::new();
         let mut probabilities = Vec::new();
@@ -264,8 +288,24 @@ fn head_probabilities(
 }
 
 /// The policy's positions by bar: 1 long, 0 flat, -1 short.
-pub(super) fn positions(actions: &Table) -> Result<BTreeMap<usize, i8>, StageError> {
+pub(super) fn positions(
+    actions: &Table,
+    observations: &Observations,
+) -> Result<BTreeMap<usize, i8>, StageError> {
     let (rows, sides) = (actions.i64("row")?, actions.i64("position")?);
+    for (&row, &split) in rows.iter().zip(actions.i64("split")?) {
+        let window = usize::try_from(row)
+            .ok()
+            .and_then(|row| observations.at_row(row));
+        if let Some(i) = window {
+            same_split(
+                "actions",
+                observations.rows[i],
+                observations.splits[i],
+                split,
+            )?;
+        }
+    }
     rows.iter()
         .zip(sides)
         .enumerate()

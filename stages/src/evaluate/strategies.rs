@@ -157,7 +157,9 @@ impl Strategies<'_> {
                 let net = self.simulate(first, last, &sides).net;
                 let sharpe =
                     Returns::new(&simple_returns(&net.equity)).and_then(|r| r.sharpe_ratio);
-                if let Some(sharpe) = sharpe.filter(|_| !net.trades.is_empty()) {
+                // A position that is still open at the end has traded too.
+                let has_traded = net.traded.iter().any(|value| *value > 0.0);
+                if let Some(sharpe) = sharpe.filter(|_| has_traded) {
                     tried.push(sharpe);
                     if best.is_none_or(|(_, value)| sharpe > value) {
                         best = Some((*rule, sharpe));

@@ -344,15 +344,19 @@ impl NatronV2Labels {
 }
 
 impl Stage for NatronV2Labels {
-    fn signature(&self, _inputs: &Schemas) -> Result<Signature, StageError> {
+    fn signature(&self, inputs: &Schemas) -> Result<Signature, StageError> {
         self.check()?;
         let labels = self.facts().into_iter().fold(
             PortSchema::table(self.columns()),
             |schema, (name, value)| schema.fact(name, value),
         );
+        // What the candles look ahead comes on top of the labels' own horizon.
+        let ahead = inputs
+            .lookahead_bars()
+            .saturating_add(self.lookahead_bars as u32);
         Ok(Signature::new()
             .input_columns("candles", BAR_COLUMNS)
-            .output("labels", labels.lookahead(self.lookahead_bars as u32))
+            .output("labels", labels.lookahead(ahead))
             .output("statistics", PortSchema::of(Kind::Metrics)))
     }
 
@@ -576,6 +580,17 @@ mod tests {
         assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-12);
         assert_eq!(statistics.get("direction.missing"), Some(3.0));
         assert!(statistics.get("direction.up.mean_return.next_3") > Some(0.0));
+    }
+
+    #[test]
+    fn what_the_candles_look_ahead_adds_to_the_horizon() {
+        let mut inputs = Schemas::new();
+        inputs.push("candles", PortSchema::of(Kind::Table).lookahead(5));
+
+        let signature = NatronV2Labels::default().signature(&inputs).unwrap();
+
+        let labels = &signature.output_port("labels").unwrap().schema;
+        assert_eq!(labels.lookahead_bars, 8);
     }
 
     #[test]

@@ -28,7 +28,8 @@ pub(crate) const MAX_BARS: usize = 100_000_000;
 pub(crate) struct BarPolicies {
     /// Several bars of one time.
     pub(crate) duplicates: Duplicates,
-    /// Bars missing between two bars.
+    /// Bars missing between two bars. They are let through unless told otherwise: markets close at night, at weekends and on
+    /// holidays, so almost every file has them, and only its owner knows which are the calendar's. `statistics` counts them.
     pub(crate) gaps: Gaps,
     /// The longest gap, in missing bars, that `gaps = "error"` lets through or `gaps = "fill"` fills. Default: none for
     /// `error`, any for `fill`.

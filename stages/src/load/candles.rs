@@ -1,5 +1,7 @@
 //! `uses = "load.candles"`: candles from whatever there is, so that one pipeline serves files and the simulator.
 
+use std::collections::BTreeMap;
+
 use natron_artifacts::{Schemas, Signature, Stage, StageContext, StageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     bars::{BarPolicies, Order, TimeIs},
     columns::CandleColumns,
-    csv::LoadCsv,
+    csv::{Decimal, Delimiter, LoadCsv},
     interval::Interval,
     parquet::LoadParquet,
     synthetic::LoadSynthetic,
@@ -17,7 +19,7 @@ use super::{
 ///
 /// A name that ends in `.parquet` is read as `load.parquet` reads it, any other as `load.csv` does. Outputs as of `load.csv`:
 /// `candles` (table: `ts_ns`, `open`, `high`, `low`, `close`, `volume`) and `statistics` (metrics).
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct LoadCandles {
     /// The file, relative to the workspace or absolute; empty for the simulated market. The file's content is part of the
@@ -25,10 +27,23 @@ pub(crate) struct LoadCandles {
     path: String,
     /// The file's names of the columns, as `{ time = "Date", volume = "VolumeFrom" }`.
     columns: CandleColumns,
-    /// Form of the times, as of `load.csv`.
-    time_format: Option<String>,
+    /// Further columns of numbers to keep: their name in `candles`, then the file's name. Empty cells stay missing; the
+    /// simulated market has none.
+    extra: BTreeMap<String, String>,
+    /// What stands between two cells of a text file.
+    delimiter: Delimiter,
+    /// What stands between whole and fraction in a text file.
+    decimal: Decimal,
+    /// Whether a text file has a header. Without one the columns are called `1`, `2`, ..., and the usual order is time,
+    /// open, high, low, close, volume.
+    header: bool,
+    /// Lines of a text file to skip before the header, as some vendors put their address there.
+    skip_lines: u32,
+    /// Form of the times: `auto`, `unix_s`, `unix_ms`, `unix_us`, `unix_ns` or a pattern of strptime, as `%d.%m.%Y %H:%M`.
+    /// `natron stages load.csv` says what `auto` reads.
+    time_format: String,
     /// Offset of times that do not state theirs: `UTC` or as `+02:00`.
-    time_zone: Option<String>,
+    time_zone: String,
     /// Which end of the bar the times stand for.
     time_is: TimeIs,
     /// Length of a bar, as `1h`; the median step of the file when not given.
@@ -41,11 +56,51 @@ pub(crate) struct LoadCandles {
     synthetic: LoadSynthetic,
 }
 
+impl Default for LoadCandles {
+    /// The simulated market, and files as `load.csv` takes them.
+    fn default() -> Self {
+        let csv = LoadCsv::default();
+        Self {
+            path: csv.path,
+            columns: csv.columns,
+            extra: csv.extra,
+            delimiter: csv.delimiter,
+            decimal: csv.decimal,
+            header: csv.header,
+            skip_lines: csv.skip_lines,
+            time_format: csv.time_format,
+            time_zone: csv.time_zone,
+            time_is: csv.time_is,
+            interval: csv.interval,
+            order: csv.order,
+            policies: csv.policies,
+            synthetic: LoadSynthetic::default(),
+        }
+    }
+}
+
 impl LoadCandles {
+    /// Nothing in a Parquet file answers to what describes text.
+    fn check_text_parameters(&self) -> Result<(), StageError> {
+        let given = [
+            ("delimiter", self.delimiter != Delimiter::Auto),
+            ("decimal", self.decimal != Decimal::Auto),
+            ("header", !self.header),
+            ("skip_lines", self.skip_lines != 0),
+        ];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            Some((name, _)) if has_extension(&self.path, "parquet") => {
+                let message = format!("`{name}` means nothing to a Parquet file");
+                Err(StageError::parameter(name, message)
+                    .with_help("leave it out; it is for text files"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn chosen(&self) -> Box<dyn Stage> {
-        let time_format = self.time_format.clone().unwrap_or_else(|| "auto".into());
-        let time_zone = self.time_zone.clone().unwrap_or_else(|| "UTC".into());
-        let (path, columns) = (self.path.clone(), self.columns.clone());
+        let (path, columns, extra) = (self.path.clone(), self.columns.clone(), self.extra.clone());
+        let (time_format, time_zone) = (self.time_format.clone(), self.time_zone.clone());
         let (time_is, interval, order) = (self.time_is, self.interval, self.order);
         let policies = self.policies.clone();
         if self.path.is_empty() {
@@ -54,26 +109,30 @@ impl LoadCandles {
             let file = LoadParquet {
                 path,
                 columns,
+                extra,
                 time_format,
                 time_zone,
                 time_is,
                 interval,
                 order,
                 policies,
-                ..LoadParquet::default()
             };
             Box::new(file)
         } else {
             let file = LoadCsv {
                 path,
                 columns,
+                extra,
+                delimiter: self.delimiter,
+                decimal: self.decimal,
+                header: self.header,
+                skip_lines: self.skip_lines,
                 time_format,
                 time_zone,
                 time_is,
                 interval,
                 order,
                 policies,
-                ..LoadCsv::default()
             };
             Box::new(file)
         }
@@ -88,6 +147,7 @@ fn has_extension(path: &str, extension: &str) -> bool {
 
 impl Stage for LoadCandles {
     fn signature(&self, inputs: &Schemas) -> Result<Signature, StageError> {
+        self.check_text_parameters()?;
         self.chosen().signature(inputs)
     }
 
@@ -99,14 +159,12 @@ impl Stage for LoadCandles {
 #[cfg(test)]
 mod tests {
     use natron_artifacts::StageContextParts;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn candles(path: &str, directory: &std::path::Path) -> natron_artifacts::Artifact {
-        let stage = LoadCandles {
-            path: path.into(),
-            ..LoadCandles::default()
-        };
+    fn candles(with: Value, directory: &std::path::Path) -> natron_artifacts::Artifact {
+        let stage: LoadCandles = serde_json::from_value(with).unwrap();
         let signature = stage.signature(&Schemas::new()).unwrap();
         let mut parts = StageContextParts::for_test(directory);
         for source in &signature.sources {
@@ -125,13 +183,56 @@ mod tests {
         let text = "time,open,high,low,close,volume\n2024-01-01T00:00:00Z,1,2,0.5,1.5,10\n2024-01-01T01:00:00Z,1.5,2,1,1,9\n";
         std::fs::write(directory.path().join("bars.csv"), text).unwrap();
 
-        let natron_artifacts::Artifact::Table(simulated) = candles("", directory.path()) else {
+        let natron_artifacts::Artifact::Table(simulated) = candles(json!({}), directory.path())
+        else {
             panic!()
         };
-        let natron_artifacts::Artifact::Table(read) = candles("bars.csv", directory.path()) else {
+        let natron_artifacts::Artifact::Table(read) =
+            candles(json!({ "path": "bars.csv" }), directory.path())
+        else {
             panic!()
         };
         assert_eq!(simulated.n_rows(), 4000);
         assert_eq!(read.f64("close").unwrap(), [1.5, 1.0].as_slice());
+    }
+
+    #[test]
+    fn a_file_is_read_with_every_parameter_of_load_csv() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = "www.vendor.example\n01.02.2024 00:00|1,5|2|1|1,75|10|3,5\n01.02.2024 01:00|1,75|2|1|1,25|9|4,5\n";
+        std::fs::write(directory.path().join("bars.txt"), text).unwrap();
+        let with = json!({
+            "path": "bars.txt", "skip_lines": 1, "header": false, "delimiter": "pipe", "decimal": "comma",
+            "time_format": "%d.%m.%Y %H:%M", "extra": { "spread": "7" },
+        });
+
+        let natron_artifacts::Artifact::Table(read) = candles(with, directory.path()) else {
+            panic!()
+        };
+
+        assert_eq!(read.f64("close").unwrap(), [1.75, 1.25].as_slice());
+        assert_eq!(read.f64("spread").unwrap(), [3.5, 4.5].as_slice());
+    }
+
+    #[test]
+    fn takes_what_load_csv_takes() {
+        let fields =
+            |value: Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+        let own = fields(serde_json::to_value(LoadCandles::default()).unwrap());
+        for name in fields(serde_json::to_value(LoadCsv::default()).unwrap()) {
+            assert!(own.contains(&name), "`{name}` is missing");
+        }
+    }
+
+    #[test]
+    fn what_describes_text_is_refused_for_parquet() {
+        let with = json!({ "path": "bars.parquet", "decimal": "comma" });
+        let stage: LoadCandles = serde_json::from_value(with).unwrap();
+
+        let error = stage.signature(&Schemas::new()).unwrap_err();
+        assert!(
+            matches!(&error, StageError::Parameters { parameter, .. } if parameter == "decimal"),
+            "{error}"
+        );
     }
 }

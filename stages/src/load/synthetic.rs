@@ -21,7 +21,7 @@ const STEPS: usize = 24;
 /// slowly a burst of volatility dies away.
 const ARCH: f64 = 0.09;
 const GARCH: f64 = 0.88;
-/// Share of the news of a bar that is one jump's, in bar volatilities.
+/// Standard deviation of a jump of the logarithm of the price, in bar volatilities.
 const JUMP_SIZE: f64 = 4.0;
 /// Variance cannot leave these multiples of its mean, so that no parameter makes prices run away.
 const VARIANCE_LIMITS: (f64, f64) = (0.05, 25.0);

@@ -20,6 +20,10 @@ struct Slot {
 }
 
 /// The drawing, as wide as it needs to be.
+#[expect(
+    clippy::too_many_lines,
+    reason = "layers, places and strokes of one drawing, top to bottom"
+)]
 pub(super) fn svg(lineage: &Lineage) -> String {
     let stages = &lineage.stages;
     let index: BTreeMap<&str, usize> = stages

@@ -182,6 +182,9 @@ fn monthly(sources: &Sources, equity: &Table) -> Result<String, StageError> {
     ))
 }
 
+/// How a figure is written.
+type Show = fn(f64) -> String;
+
 /// Figures of all strategies side by side, and what costs do to them.
 pub(super) fn figures(sources: &Sources) -> String {
     let present: Vec<_> = STRATEGIES
@@ -195,7 +198,6 @@ pub(super) fn figures(sources: &Sources) -> String {
     if present.is_empty() {
         return String::new();
     }
-    type Show = fn(f64) -> String;
     let two: Show = |v| fixed(v, 2);
     let rows_of: [(&str, Show); 20] = [
         ("total_return", percent),

@@ -112,16 +112,12 @@ fn cards(sources: &Sources) -> String {
     }
     let returns = |name: &str| test(name, "total_return").map(percent);
     if let Some(held) = returns("buy_and_hold") {
-        let best = returns("signals").or_else(|| returns("policy"));
-        let more = match (returns("signals"), returns("policy")) {
-            (Some(_), Some(policy)) => format!("policy {policy}, held {held}"),
-            _ => format!("buy and hold {held}"),
-        };
-        cards += &card(
-            "Net return, signals",
-            &best.unwrap_or_else(|| "\u{2013}".into()),
-            &more,
-        );
+        for (name, called) in [("signals", "signals"), ("policy", "policy")] {
+            if let Some(earned) = returns(name) {
+                let what = format!("Net return, {called}");
+                cards += &card(&what, &earned, &format!("buy and hold {held}"));
+            }
+        }
     }
     if let Some(drawdown) = test("signals", "max_drawdown") {
         let more = test("buy_and_hold", "max_drawdown")

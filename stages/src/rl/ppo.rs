@@ -458,10 +458,12 @@ impl<'a> Learner<'a> {
             ..
         } = *self.task.parameters;
         let update = self.state.update;
-        if update % validate_every == 0 || update == updates {
+        if update.is_multiple_of(validate_every) || update == updates {
             let score = self.task.score(&self.policy, self.task.validation);
             self.state.validation_score = score;
-            if score > self.state.best_score {
+            // The untrained network is nobody's policy, and without validation the last one is as good as any.
+            let is_first = self.state.best_update == 0;
+            if is_first || score > self.state.best_score || self.task.validation.is_empty() {
                 self.state.best_score = score;
                 self.state.best_update = update;
                 self.best_policy = self.policy.clone();

@@ -9,5 +9,6 @@ mod corpus;
 mod help;
 mod natron;
 mod output;
+mod reliability;
 mod run;
 mod workspace;

@@ -303,7 +303,7 @@ fn wait_for(path: &Path) {
     let start = Instant::now();
     while !path.exists() {
         assert!(
-            start.elapsed() < Duration::from_secs(60),
+            start.elapsed() < Duration::from_mins(1),
             "`{}` never came",
             path.display()
         );
@@ -337,7 +337,8 @@ fn start(script: &str) -> (Workspace, std::process::Child, i32) {
 }
 
 fn send(child: &std::process::Child, signal: Signal) {
-    kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+    let id = i32::try_from(child.id()).unwrap();
+    kill(Pid::from_raw(id), signal).unwrap();
 }
 
 fn is_alive(id: i32) -> bool {

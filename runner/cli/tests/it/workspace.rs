@@ -196,19 +196,63 @@ fn the_natron_v2_workspace_goes_from_candles_to_predictions_offline() {
         card.contains("natron_v2.transformer") && card.contains("hyper-parameters"),
         "{card}"
     );
-    let metrics = tiny(&[
-        "runs",
-        "--metric",
-        "evaluate.test.direction.accuracy",
-        "--json",
-    ])
+    let metrics = natron(
+        folder.path(),
+        &[
+            "runs",
+            "--metric",
+            "evaluate.heads.test.direction.accuracy.value",
+            "--json",
+        ],
+    )
     .expect(0)
     .json();
-    let value = &metrics["runs"][0]["metrics"]["evaluate.test.direction.accuracy"];
+    let value = &metrics["runs"][0]["metrics"]["evaluate.heads.test.direction.accuracy.value"];
     assert!(
         value
             .as_f64()
             .is_some_and(|value| (0.0..=1.0).contains(&value)),
         "{metrics}"
     );
+}
+
+#[test]
+fn predictions_refuse_bad_candles_and_models() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("pipelines")).unwrap();
+    fs::create_dir(folder.path().join("model")).unwrap();
+    fs::write(folder.path().join("model/model.json"), "{}").unwrap();
+    fs::write(folder.path().join("model/model.safetensors"), "").unwrap();
+    let row = "2024-01-01T00:00:00Z,1,2,0.5,1.5,10\n";
+    fs::write(
+        folder.path().join("good.csv"),
+        format!(
+            "time,open,high,low,close,volume\n{row}{}",
+            row.replace("00:00:00", "01:00:00")
+        ),
+    )
+    .unwrap();
+    fs::write(
+        folder.path().join("bad.csv"),
+        format!(
+            "time,open,high,low,close,volume\n{row}{}",
+            row.replace("0.5", "x")
+        ),
+    )
+    .unwrap();
+
+    let bad = natron(folder.path(), &["predict", "model", "--candles", "bad.csv"]).expect(1);
+    assert!(bad.stderr.contains("bad.csv"), "{}", bad.stderr);
+    let missing = natron(
+        folder.path(),
+        &["predict", "model", "--candles", "none.csv"],
+    )
+    .expect(1);
+    assert!(missing.stderr.contains("none.csv"), "{}", missing.stderr);
+    let model = natron(
+        folder.path(),
+        &["predict", "model", "--candles", "good.csv"],
+    )
+    .expect(2);
+    assert!(model.stderr.contains("model.json"), "{}", model.stderr);
 }

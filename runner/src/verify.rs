@@ -330,7 +330,11 @@ impl Again<'_> {
                         let artifact = crate::worker::project(artifact, only.as_deref())?;
                         Input {
                             label: format!("{name}.{output}"),
-                            logical: crate::worker::seen_digest(manifest, &artifact, only.as_deref()),
+                            logical: crate::worker::seen_digest(
+                                manifest,
+                                &artifact,
+                                only.as_deref(),
+                            ),
                             artifact,
                         }
                     }

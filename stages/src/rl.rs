@@ -217,9 +217,10 @@ impl Stage for Rl {
         let windows = context.table("windows")?;
         let (rows, splits) = decision_points(&windows, candles.n_rows())?;
 
-        if let (Some(matrix), Some(windows)) =
-            (context.input_digest("matrix"), context.input_digest("windows"))
-        {
+        if let (Some(matrix), Some(windows)) = (
+            context.input_digest("matrix"),
+            context.input_digest("windows"),
+        ) {
             let encoder = context.model("model")?;
             require_same_data(&encoder.card, "model", data_digest(matrix, windows))?;
         }
@@ -554,7 +555,12 @@ mod tests {
         parts.inputs.remove("model");
 
         let error = toy::run(&tiny(), parts.input("model", encoder()), 1).unwrap_err();
-        assert!(error.to_string().contains("another matrix or other windows"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("another matrix or other windows"),
+            "{error}"
+        );
     }
 
     #[test]

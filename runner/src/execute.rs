@@ -196,9 +196,9 @@ pub fn run(
         .filter_map(|(instance, node)| Some((instance.name.clone(), node.ingredients.clone()?)))
         .collect();
     Ok(RunSummary {
-        ingredients,
         record,
         interrupted,
+        ingredients,
     })
 }
 

@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::{
     Diagnostic, Event, Graph, LoadOptions, LockDifference, LockEntry, LockError, LockFile,
     RunError, RunOptions, RunSummary, Watcher, Workspace,
-    history::RunFolder,
+    history::{RunFolder, RunRecord},
     load, lock, lock_path, noop, run, verify_locked,
     views::{self, Written},
 };
@@ -117,28 +117,7 @@ pub fn run_file(
         && let Some(mut record) = noop::unchanged(workspace, invocation)
     {
         record.seconds = started.elapsed().as_secs_f64();
-        if !options.unrecorded {
-            let folder = RunFolder::create(workspace).map_err(RunError::State)?;
-            record = crate::history::RunRecord {
-                id: folder.id.clone(),
-                started: folder.started.clone(),
-                ..record
-            };
-            folder.finish(&record).map_err(RunError::State)?;
-        }
-        watcher.event(&Event::Planned {
-            stages: record.stages.len(),
-        });
-        return Ok(SessionSummary {
-            run: RunSummary {
-                record,
-                interrupted: false,
-                ingredients: BTreeMap::new(),
-            },
-            differences: Vec::new(),
-            at_a_glance: true,
-            warnings: Vec::new(),
-        });
+        return at_a_glance(record, options, workspace, watcher);
     }
     let graph = load(file, load_options, registry).map_err(SessionError::Pipeline)?;
     let lock_file = lock_path(file);
@@ -200,6 +179,34 @@ pub fn run_file(
         differences,
         at_a_glance: false,
         warnings: graph.warnings,
+    })
+}
+
+/// The summary of a run that saw at a glance that nothing had moved; `record` is that of the run whose results hold.
+fn at_a_glance(
+    mut record: RunRecord,
+    options: &RunOptions,
+    workspace: &Workspace,
+    watcher: &Arc<dyn Watcher>,
+) -> Result<SessionSummary, SessionError> {
+    if !options.unrecorded {
+        let folder = RunFolder::create(workspace).map_err(RunError::State)?;
+        record.id.clone_from(&folder.id);
+        record.started.clone_from(&folder.started);
+        folder.finish(&record).map_err(RunError::State)?;
+    }
+    watcher.event(&Event::Planned {
+        stages: record.stages.len(),
+    });
+    Ok(SessionSummary {
+        run: RunSummary {
+            record,
+            interrupted: false,
+            ingredients: BTreeMap::new(),
+        },
+        differences: Vec::new(),
+        at_a_glance: true,
+        warnings: Vec::new(),
     })
 }
 

@@ -635,7 +635,7 @@ mod tests {
     #[test]
     fn refuses_a_model_whose_features_this_program_computes_otherwise() {
         let error = refusal(|m| {
-            let traces = &mut m.card.extra.get_mut(FEATURE_PROBE).unwrap();
+            let traces = m.card.extra.get_mut(FEATURE_PROBE).unwrap();
             let mean = &mut traces["rsi_14"]["weighted_mean"];
             *mean = (mean.as_f64().unwrap() * 1.01).into();
         });

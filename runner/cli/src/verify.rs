@@ -197,12 +197,23 @@ fn report(
     verifications: &[Verification],
 ) -> Result<(), Failure> {
     let output = &program.output;
-    let has_failed = verifications.iter().any(|v| v.first_failure().is_some());
+    let verdicts = || {
+        verifications
+            .iter()
+            .flat_map(|v| &v.stages)
+            .map(|s| &s.verdict)
+    };
+    let has_failed =
+        verdicts().any(|v| matches!(v, Verdict::Differs { .. } | Verdict::Failed { .. }));
+    let has_gap = verdicts().any(|v| matches!(v, Verdict::NotCached));
     let interrupted = verifications.iter().any(|v| v.interrupted);
     let failure = if interrupted {
         Some(program.stop.failure().unwrap_or(Failure::Interrupted))
     } else if has_failed {
         Some(Failure::Differs(None))
+    } else if has_gap {
+        let text = "some stages have no result to compare with";
+        Some(Failure::usage(text).help("`natron run` makes them"))
     } else {
         None
     };

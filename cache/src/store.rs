@@ -688,6 +688,9 @@ fn is_refused(kind: io::ErrorKind) -> bool {
     )
 }
 
+/// Several threads of one process may make the same store at once.
+static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
+
 /// Makes the directories, and `FORMAT` last.
 fn prepare(storage: &dyn Storage, root: &Path, durability: Durability) -> Result<(), StoreError> {
     let mut missing = Vec::new();
@@ -725,7 +728,8 @@ fn prepare(storage: &dyn Storage, root: &Path, durability: Durability) -> Result
         };
         let path = root.join("FORMAT");
         let text = serde_json::to_vec(&format).expect("plain structs serialize");
-        let temporary = root.join(format!("FORMAT.{}", std::process::id()));
+        let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+        let temporary = root.join(format!("FORMAT.{}.{attempt}", std::process::id()));
         let _ = storage.remove(&temporary);
         replace(storage, durability, &temporary, &path, &text)?;
     }

@@ -31,10 +31,13 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Print where the cache is.
+    #[command(after_help = "Examples:\n  du -sh \"$(natron cache path)\"")]
     Path,
     /// Print how large it is.
+    #[command(after_help = "Examples:\n  natron cache size --json")]
     Size,
     /// Read and hash every object; put damaged ones aside, so that they are made again.
+    #[command(after_help = "Examples:\n  natron cache check && natron run")]
     Check,
 }
 

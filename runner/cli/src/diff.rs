@@ -257,7 +257,7 @@ impl StageDiff {
             .iter()
             .map(|(name, before, after)| {
                 let change = match (before, after) {
-                    (Some(before), Some(after)) => format!("({:+.4})", after - before),
+                    (Some(before), Some(after)) => format!("({:+.3e})", after - before),
                     _ => String::new(),
                 };
                 vec![

@@ -24,7 +24,7 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   natron explain finetune
-  natron explain features --set features.window_bars=48
+  natron explain windows --set windows.window_bars=48
   natron explain 'train[fold=0]' --json";
 
 /// Explain why a stage would run, or why its cached result holds.

@@ -85,6 +85,8 @@ struct Running {
     started: Instant,
     /// The first progress that was told, from which the rate counts.
     first: Option<(Instant, u64)>,
+    /// Unit and total of the phase that the rate is of.
+    phase: Option<(&'static str, Option<u64>)>,
     last_plain: Instant,
 }
 
@@ -157,6 +159,7 @@ impl Display {
             bar,
             started: now,
             first: None,
+            phase: None,
             last_plain: now,
         };
         self.lock().running.insert(stage.to_owned(), running);
@@ -168,6 +171,11 @@ impl Display {
             return;
         };
         let now = Instant::now();
+        // Another unit or total is another phase, with a pace of its own.
+        let phase = (progress.unit, progress.total);
+        if running.phase.replace(phase) != Some(phase) {
+            running.first = None;
+        }
         let (since, done) = *running.first.get_or_insert((now, progress.done));
         let pace = Pace::of(progress, progress.done.saturating_sub(done), now - since);
         if let Some(bar) = &running.bar {

@@ -48,7 +48,8 @@ impl StageOutput {
 
 /// The outputs that `name` (`stage` or `stage.output`) means, and where their store is.
 ///
-/// A stage whose result is not current is answered with its newest result here, and a warning.
+/// A stage whose result is not current is answered with its newest result here, and a warning; with parameters of the
+/// caller's own (`--set`) it is an error, because the newest result is that of others.
 pub(crate) fn outputs(
     program: &Program,
     pipeline: &PipelineOption,
@@ -105,6 +106,12 @@ pub(crate) fn outputs(
             return Err(Failure::usage(format!("stage `{only}` has no result yet"))
                 .help(format!("`natron run --until {only}` makes it")));
         };
+        if !pipeline.overrides.set.is_empty() {
+            let text = format!("`{only}` has no result for these parameters");
+            return Err(Failure::usage(text).help(format!(
+                "`natron run --until {only}` with the same `--set` makes it"
+            )));
+        }
         program.output.warn(&format!(
             "`{only}` would run again; this is its newest result (`natron explain {only}` says why)"
         ));

@@ -14,7 +14,7 @@ use natron_cache::{Durability, Ingredients, StageKey, StatCache, Store, StoreErr
 use thiserror::Error;
 
 use crate::{
-    Event, Graph, InputEdge, Instance, Outcome, Watcher, Workspace,
+    DeviceChoice, Event, Graph, InputEdge, Instance, Outcome, Watcher, Workspace,
     history::{RunFolder, RunRecord, StageRecord},
     ingredients::{Bound, SourceError, ingredients, lineage},
     schedule::{Capacity, Grant, Pool, available_memory_bytes, remaining_seconds},
@@ -67,6 +67,11 @@ pub enum RunError {
         /// Instance name.
         stage: String,
     },
+    /// The pipeline asks for a GPU.
+    #[error(
+        "the pipeline says `device = \"cuda\"`, and no stage of this program computes on a GPU yet"
+    )]
+    NoGpu,
     /// A source could not be read.
     #[error("stage `{stage}`: {message}")]
     Source {
@@ -318,6 +323,9 @@ impl<'a> Run<'a> {
         folder: RunFolder,
         watcher: Arc<dyn Watcher>,
     ) -> Result<Self, RunError> {
+        if graph.device == DeviceChoice::Cuda {
+            return Err(RunError::NoGpu);
+        }
         std::fs::create_dir_all(workspace.state())?;
         let store = Store::open(workspace.cache(), options.durability)?;
         store.register(workspace.root())?;

@@ -46,7 +46,7 @@ pub enum Numeric {
     /// The same bits on every x86-64 CPU with AVX2 and FMA.
     #[default]
     Portable,
-    /// Whatever is fastest here.
+    /// Whatever is fastest here; until there is something faster, the portable numbers under a key of their own.
     Native,
 }
 

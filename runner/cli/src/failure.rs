@@ -49,6 +49,9 @@ impl From<RunError> for Failure {
                     None => failure.help("`natron graph` shows the stages"),
                 }
             }
+            RunError::NoGpu => {
+                Self::usage(error.to_string()).help("say `device = \"cpu\"` or `\"auto\"`")
+            }
             RunError::NotCached { stage } => Self::usage(error.to_string())
                 .help(format!("`natron run --until {stage}` makes it")),
             _ => Self::store(error.to_string()),

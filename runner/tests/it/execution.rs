@@ -242,6 +242,23 @@ fn a_view_never_replaces_what_no_run_has_written() {
 }
 
 #[test]
+fn a_gpu_that_nothing_uses_is_not_passed_over_in_silence() {
+    let _turn = TURN.lock();
+    let playground = Playground::new();
+    playground.edit("seed = 7", "seed = 7\ndevice = \"cuda\"");
+    let options = load_options(playground.folder.path());
+    let graph = load(&playground.path("pipeline.toml"), &options, &registry()).unwrap();
+
+    let error = explain(&graph, &playground.workspace(), &RunOptions::default()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("no stage of this program computes on a GPU yet"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_source_that_changes_during_the_run_is_read_again_next_time() {
     let _turn = TURN.lock();
     let playground = Playground::new();

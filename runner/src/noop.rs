@@ -145,7 +145,7 @@ fn path(workspace: &Workspace, invocation: &Digest) -> PathBuf {
 
 /// Folders of the store whose entries change when something is taken out of it.
 fn glances(workspace: &Workspace) -> Vec<Glance> {
-    let root = workspace.cache().join("v1");
+    let root = workspace.cache().join(natron_cache::LAYOUT);
     let folders = [
         root.join("FORMAT"),
         root.join("cas"),

@@ -54,5 +54,5 @@ pub use key::{ColumnIngredient, Difference, Ingredients, InputIngredient, StageK
 pub use lease::Lease;
 pub use stat_cache::{FileStat, StatCache, StatError};
 pub use storage::{Disk, Durability, Entry, EntryKind, Storage, StorageFile, StorageReader};
-pub use store::{Committed, LAYOUT, Scratch, Store, Workspace};
+pub use store::{Committed, Scratch, Store, Workspace, layout_root};
 pub use store_error::StoreError;

@@ -28,8 +28,6 @@ use crate::{
 
 /// Version of the layout.
 const VERSION: u32 = 2;
-/// The directory of the store in a cache; it changes with the layout, so that older stores are left alone.
-pub const LAYOUT: &str = "v2";
 /// Objects that are smaller lie in the records that name them: many small results cost no files.
 const CARRIED_BELOW_BYTES: usize = 4096;
 /// A record carries no more than this; the rest has files of its own.
@@ -84,6 +82,12 @@ struct Format {
     created_unix_ms: u64,
 }
 
+/// The directory below `root` that holds a store of this version; it changes with the layout, so that older stores are left
+/// alone.
+pub fn layout_root(root: &Path) -> PathBuf {
+    root.join(format!("v{VERSION}"))
+}
+
 impl Store {
     /// Opens the store at `root`, making it if there is none, and sweeps what dead processes left unfinished.
     ///
@@ -98,7 +102,7 @@ impl Store {
         root: &Path,
         durability: Durability,
     ) -> Result<Self, StoreError> {
-        let root = root.join(LAYOUT);
+        let root = layout_root(root);
         let prepared = prepare(&*storage, &root, durability);
         let is_read_only = match prepared {
             Ok(()) => false,
@@ -938,7 +942,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let store = open(root.path());
         commit(&store, 1, "x");
-        let cas = root.path().join(LAYOUT).join("cas");
+        let cas = layout_root(root.path()).join("cas");
         assert_eq!(fs::read_dir(&cas).unwrap().count(), 0);
 
         let record = commit(&store, 2, &large("x")).record;
@@ -1255,7 +1259,7 @@ mod tests {
     fn a_store_of_another_version_is_refused() {
         let root = tempfile::tempdir().unwrap();
         drop(open(root.path()));
-        let format = root.path().join(LAYOUT).join("FORMAT");
+        let format = layout_root(root.path()).join("FORMAT");
 
         fs::write(&format, r#"{"natron_store":3,"created_unix_ms":0}"#).unwrap();
         let error = Store::open(root.path(), Durability::None).unwrap_err();

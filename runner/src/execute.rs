@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::{
     DeviceChoice, Event, Graph, InputEdge, Instance, Outcome, Watcher, Workspace,
-    history::{RunFolder, RunRecord, StageRecord},
+    history::{RunFolder, RunRecord, StageRecord, host},
     ingredients::{Bound, SourceError, ingredients, lineage},
     ready::ReadyQueue,
     schedule::{Capacity, Grant, Pool, available_memory_bytes, remaining_seconds},
@@ -187,12 +187,14 @@ pub fn run(
         .count();
     run.shared.folder.begin(&run.head())?;
     watcher.event(&Event::Planned { stages: selected });
-    let interrupted = run.execute(options, cancel)?;
+    let executed = run.execute(options, cancel);
     let ingredients = run.take_ingredients();
     run.save_stat_cache();
     let shared = Arc::clone(&run.shared);
     let record = run.record(started.elapsed().as_secs_f64());
-    shared.folder.finish(&record)?;
+    let finished = shared.folder.finish(&record);
+    let interrupted = executed?;
+    finished?;
     Ok(RunSummary {
         record,
         interrupted,
@@ -388,6 +390,7 @@ impl<'a> Run<'a> {
                 live: Mutex::default(),
                 folder: Arc::new(folder),
                 watcher,
+                host: host(),
             }),
         })
     }
@@ -555,6 +558,12 @@ impl<'a> Run<'a> {
         let shared = Arc::clone(&self.shared);
         let ended = Hall::new(self, &shared, pool, threads, options.keep_going, cancel).run();
         let flushed = shared.store.flush();
+        if let Err(StoreError::NotKept { key, source }) = &flushed {
+            self.unkept(*key, source);
+        }
+        for (key, error) in shared.store.failures() {
+            self.unkept(key, &error);
+        }
         ended?;
         flushed?;
         for index in 0..self.nodes.len() {
@@ -751,6 +760,15 @@ impl<'a> Run<'a> {
             outcome,
             seconds: 0.0,
         });
+    }
+
+    /// Notes that the result of `key` could not be brought to the disk.
+    fn unkept(&mut self, key: StageKey, error: &StoreError) {
+        for node in self.nodes.iter_mut().filter(|node| node.key == Some(key)) {
+            node.state = State::Failed;
+            node.outcome = Outcome::Failed;
+            node.error = Some(format!("its result was not kept: {error}"));
+        }
     }
 
     fn say(&self, stage: &str, level: Level, message: &str) {

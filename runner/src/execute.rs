@@ -17,7 +17,7 @@ use crate::{
     DeviceChoice, Event, Graph, InputEdge, Instance, Outcome, Watcher, Workspace,
     history::{RunFolder, RunRecord, StageRecord},
     ingredients::{Bound, SourceError, ingredients, lineage},
-    schedule::{Capacity, Grant, Pool, available_memory_bytes, remaining_seconds},
+    schedule::{Capacity, Grant, Pool, Wanted, available_memory_bytes, remaining_seconds},
     worker::{Executed, Job, JobError, Shared, execute},
 };
 
@@ -530,7 +530,7 @@ impl<'a> Run<'a> {
             threads: threads.max(1),
             memory_bytes: available_memory_bytes(),
             gpus: Vec::new(),
-            tokens: BTreeMap::new(),
+            tokens: self.graph.tokens.clone(),
         });
         let (sender, receiver) = mpsc::channel();
         let mut cancels: BTreeMap<usize, (Cancel, Option<Instant>)> = BTreeMap::new();
@@ -601,7 +601,8 @@ impl<'a> Run<'a> {
                 self.fail(index, &StageError::resource(message).to_string());
                 continue;
             }
-            let Some(grant) = pool.take(&instance.resources, &instance.tokens) else {
+            let Some(grant) = pool.take(&Wanted::of(instance, self.nodes[index].attempts + 1))
+            else {
                 continue;
             };
             let Ok(bound) = self.bound(index) else {
@@ -629,7 +630,7 @@ impl<'a> Run<'a> {
                     .lineage
                     .then(|| lineage(self.graph, instance)),
                 threads: grant.threads,
-                device: grant.gpu.map_or(DeviceGrant::Cpu, DeviceGrant::Cuda),
+                device: DeviceGrant::cuda(&grant.gpus),
                 cancel: flag,
                 look_up: !node.forced,
             };

@@ -14,11 +14,16 @@ mod names;
 mod interpolate;
 mod overrides;
 
+mod axis;
+mod condition;
 mod definition;
 mod matrix;
 mod parameters;
+mod part;
 mod references;
+mod sample;
 mod settings;
+mod sobol;
 
 mod drafts;
 mod wiring;
@@ -28,6 +33,7 @@ mod graph;
 
 mod events;
 mod execute;
+mod gpus;
 mod ingredients;
 mod schedule;
 mod views;
@@ -45,6 +51,7 @@ mod roots;
 mod session;
 mod verify;
 
+pub use axis::{AxisValues, Take};
 pub use diagnostic::{Diagnostic, Label, Place, Severity, SourceText, code};
 pub use did_you_mean::nearest as did_you_mean;
 pub use divergence::{Divergence, first_divergence};
@@ -54,11 +61,12 @@ pub use execute::{
 };
 pub use explain::{Cause, Explanation, Reason, RootCause, StageExplanation, explain};
 pub use graph::{
-    DeviceChoice, EdgeLabel, Graph, InputEdge, Instance, LoadOptions, Numeric, OnFailure, load,
-    load_text,
+    AwaitedAxis, Deferred, DeviceChoice, EdgeLabel, Graph, InputEdge, Instance, LoadOptions,
+    Numeric, OnFailure, load, load_text,
 };
 pub use lock::{LockDifference, LockEntry, LockError, LockFile, LockedOutput, lock_path};
 pub use noop::forget;
+pub use part::{Part, Partition, Rows};
 pub use pipeline_schema::pipeline_schema;
 pub use roots::roots;
 pub use session::{Invocation, LockMode, SessionError, SessionSummary, run_file};

@@ -9,7 +9,7 @@ use natron_artifacts::{Artifact, ColumnType, Kind, Table};
 use serde_json::Value;
 
 use crate::{
-    Diagnostic, Place, SourceText, code,
+    Diagnostic, Place, code,
     definition::{check_keys, expect_choice, expect_str},
     document::{Content, Node},
     part::Partition,
@@ -239,14 +239,6 @@ pub(crate) fn as_list(place: &Place, values: &[Value]) -> Node {
         place.clone(),
         Content::Array(values.iter().map(item).collect()),
     )
-}
-
-/// A place in no file, for values that come from nowhere.
-pub(crate) fn nowhere() -> Place {
-    Place {
-        file: SourceText::new("", ""),
-        span: 0..0,
-    }
 }
 
 #[cfg(test)]

@@ -125,7 +125,7 @@ pub(crate) fn make(
         }
         if total > options.max_instances {
             let message = format!(
-                "the pipeline has more than {} instances",
+                "the matrices of the pipeline make more than {} instances",
                 options.max_instances
             );
             mistakes.push(

@@ -1,31 +1,34 @@
 //! Runs a graph: decides what hits, starts what does not, in parallel, and writes down what happened.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{self, RecvTimeoutError},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use natron_artifacts::{Cancel, DeviceGrant, Gpu, Level, Manifest, StageError};
-use natron_cache::{Durability, Ingredients, StageKey, StatCache, Store, StoreError};
+use natron_artifacts::{Artifact, Cancel, DeviceGrant, Digest, Level, Manifest, StageError};
+use natron_cache::{
+    Durability, Ingredients, InputIngredient, StageKey, StatCache, Store, StoreError,
+};
 use thiserror::Error;
 
 use crate::{
-    DeviceChoice, Event, Graph, InputEdge, Instance, Outcome, Watcher, Workspace,
+    DeviceChoice, Event, Graph, InputEdge, Instance, OnFailure, Outcome, Part, Watcher, Workspace,
+    gpus,
     history::{RunFolder, RunRecord, StageRecord},
-    ingredients::{Bound, SourceError, ingredients, lineage},
+    ingredients::{Bound, Seen, SourceError, ingredients, lineage},
+    ready::ReadyQueue,
     schedule::{Capacity, Grant, Pool, Wanted, available_memory_bytes, remaining_seconds},
-    worker::{Executed, Job, JobError, Shared, execute},
+    worker::{Executed, Job, JobError, Shared, open},
+    workers::Hall,
 };
 
 /// A run has at most this many threads for each core, whatever it was asked for.
 const MOST_THREADS_PER_CORE: usize = 4;
 
-/// How often the scheduler looks whether it shall stop.
-const CANCEL_POLL: Duration = Duration::from_millis(25);
+/// No retry waits longer than this.
+const LONGEST_BACKOFF: Duration = Duration::from_hours(1);
 
 /// What a run shall do beyond the graph.
 #[derive(Debug, Clone, Default)]
@@ -72,6 +75,16 @@ pub enum RunError {
         "the pipeline says `device = \"cuda\"`, and no stage of this program computes on a GPU yet"
     )]
     NoGpu,
+    /// A stage wants more GPUs than there are.
+    #[error("stage `{stage}` wants {wanted}, and this machine has {found}")]
+    TooFewGpus {
+        /// Instance name.
+        stage: String,
+        /// How many, with how much memory.
+        wanted: String,
+        /// What there is.
+        found: String,
+    },
     /// A source could not be read.
     #[error("stage `{stage}`: {message}")]
     Source {
@@ -105,7 +118,7 @@ impl RunSummary {
         self.record
             .stages
             .iter()
-            .all(|stage| stage.outcome.is_done())
+            .all(|stage| stage.outcome.is_done() || stage.ignored)
     }
 }
 
@@ -147,6 +160,8 @@ enum State {
     /// Its key is known and not in the store.
     Ready,
     Running,
+    /// It failed and is tried again after a while.
+    Resting,
     Done,
     Failed,
     Skipped,
@@ -178,28 +193,40 @@ pub fn run(
     cancel: &Cancel,
 ) -> Result<RunSummary, RunError> {
     let started = Instant::now();
-    let folder = if options.unrecorded {
+    let folder = Arc::new(if options.unrecorded {
         RunFolder::nowhere()
     } else {
         RunFolder::create(workspace)?
-    };
+    });
+    let mut summary = run_within(graph, workspace, options, &folder, watcher, cancel)?;
+    summary.record.seconds = started.elapsed().as_secs_f64();
+    folder.finish(&summary.record)?;
+    Ok(summary)
+}
+
+/// Runs the graph as a part of the run whose folder this is. The record is left to the caller to write.
+pub(crate) fn run_within(
+    graph: &Graph,
+    workspace: &Workspace,
+    options: &RunOptions,
+    folder: &Arc<RunFolder>,
+    watcher: &Arc<dyn Watcher>,
+    cancel: &Cancel,
+) -> Result<RunSummary, RunError> {
+    let started = Instant::now();
+    let folder = Arc::clone(folder);
     let mut run = Run::open(graph, workspace, options, folder, Arc::clone(watcher))?;
     let selected = run
         .nodes
         .iter()
         .filter(|node| node.state != State::Left)
         .count();
+    run.shared.folder.begin(&run.head())?;
     watcher.event(&Event::Planned { stages: selected });
     let interrupted = run.execute(options, cancel)?;
-    let record = run.record(started.elapsed().as_secs_f64());
+    let ingredients = run.take_ingredients();
     run.save_stat_cache();
-    run.shared.folder.finish(&record)?;
-    let ingredients = graph
-        .instances
-        .iter()
-        .zip(&run.nodes)
-        .filter_map(|(instance, node)| Some((instance.name.clone(), node.ingredients.clone()?)))
-        .collect();
+    let record = run.record(started.elapsed().as_secs_f64());
     Ok(RunSummary {
         record,
         interrupted,
@@ -214,7 +241,13 @@ pub fn standings(
     options: &RunOptions,
 ) -> Result<Vec<Standing>, RunError> {
     let unwatched = Arc::new(crate::events::Unwatched);
-    let mut run = Run::open(graph, workspace, options, RunFolder::nowhere(), unwatched)?;
+    let mut run = Run::open(
+        graph,
+        workspace,
+        options,
+        Arc::new(RunFolder::nowhere()),
+        unwatched,
+    )?;
     run.settle_all()?;
     run.save_stat_cache();
     let standings = graph
@@ -294,25 +327,38 @@ fn with_consumers(graph: &Graph, indices: &BTreeSet<usize>) -> BTreeSet<usize> {
     reached
 }
 
-struct Run<'a> {
+pub(crate) struct Run<'a> {
     graph: &'a Graph,
     shared: Arc<Shared>,
     nodes: Vec<Node>,
     consumers: Vec<Vec<usize>>,
+    /// For each stage, how many of its producers are not done.
+    missing: Vec<usize>,
+    /// For each stage, how many of its consumers may still read its outputs.
+    readers: Vec<usize>,
     remaining: Vec<f64>,
+    ready: ReadyQueue,
     /// The newest results of each stage in earlier runs.
     last: BTreeMap<String, StageRecord>,
     /// Those that may be executed; the others have to be in the store.
     allowed: BTreeSet<usize>,
     file: String,
+    /// Stages that are tried again at a time.
+    resting: Vec<(Instant, usize)>,
+    /// What keys hold of parts of tables, by the table and the part.
+    seen_rows: RefCell<BTreeMap<(Digest, String), InputIngredient>>,
 }
 
-enum Message {
-    Finished {
-        index: usize,
-        grant: Grant,
-        result: Result<Executed, JobError>,
-    },
+/// Why it is not known what comes in at a port.
+enum Unbound {
+    Source(SourceError),
+    Job(JobError),
+}
+
+impl From<SourceError> for Unbound {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
+    }
 }
 
 impl<'a> Run<'a> {
@@ -320,7 +366,7 @@ impl<'a> Run<'a> {
         graph: &'a Graph,
         workspace: &Workspace,
         options: &RunOptions,
-        folder: RunFolder,
+        folder: Arc<RunFolder>,
         watcher: Arc<dyn Watcher>,
     ) -> Result<Self, RunError> {
         if graph.device == DeviceChoice::Cuda {
@@ -347,7 +393,7 @@ impl<'a> Run<'a> {
         selected = &selected & &with_producers(graph, &allowed);
         let mut consumers = vec![Vec::new(); graph.instances.len()];
         for (index, instance) in graph.instances.iter().enumerate() {
-            for producer in instance.producers().collect::<BTreeSet<_>>() {
+            for producer in distinct_producers(instance) {
                 consumers[producer].push(index);
             }
         }
@@ -371,20 +417,34 @@ impl<'a> Run<'a> {
             attempts: 0,
             forced: forced.contains(&index),
         });
+        let nodes: Vec<Node> = nodes.collect();
+        let mut missing = vec![0; nodes.len()];
+        let mut readers = vec![0; nodes.len()];
+        for (producer, consumers) in consumers.iter().enumerate() {
+            for &consumer in consumers {
+                missing[consumer] += 1;
+                readers[producer] += usize::from(nodes[consumer].state != State::Left);
+            }
+        }
         Ok(Self {
             graph,
-            nodes: nodes.collect(),
+            nodes,
+            missing,
+            readers,
             remaining: remaining_seconds(&seconds, &consumers),
+            ready: ReadyQueue::default(),
             consumers,
             last,
             allowed,
             file: options.file.clone(),
+            resting: Vec::new(),
+            seen_rows: RefCell::default(),
             shared: Arc::new(Shared {
                 workspace: workspace.clone(),
                 store,
                 stat_cache,
                 live: Mutex::default(),
-                folder: Arc::new(folder),
+                folder,
                 watcher,
             }),
         })
@@ -394,7 +454,7 @@ impl<'a> Run<'a> {
     fn settle_all(&mut self) -> Result<(), RunError> {
         for index in 0..self.nodes.len() {
             // Producers come first in the list, so one pass reaches everything.
-            if self.nodes[index].state == State::Waiting && self.producers_are_done(index) {
+            if self.nodes[index].state == State::Waiting && self.missing[index] == 0 {
                 self.settle(index)?;
             }
         }
@@ -408,21 +468,15 @@ impl<'a> Run<'a> {
             if self.nodes[done].state != State::Done {
                 continue;
             }
-            for consumer in self.consumers[done].clone() {
-                if self.nodes[consumer].state == State::Waiting && self.producers_are_done(consumer)
-                {
+            for position in 0..self.consumers[done].len() {
+                let consumer = self.consumers[done][position];
+                if self.nodes[consumer].state == State::Waiting && self.missing[consumer] == 0 {
                     self.settle(consumer)?;
                     open.push(consumer);
                 }
             }
         }
         Ok(())
-    }
-
-    fn producers_are_done(&self, index: usize) -> bool {
-        self.graph.instances[index]
-            .producers()
-            .all(|p| self.nodes[p].state == State::Done)
     }
 
     /// Computes the key of a stage whose inputs are known, and looks it up.
@@ -432,7 +486,23 @@ impl<'a> Run<'a> {
             stage: instance.name.clone(),
             message: error.to_string(),
         };
-        let bound = self.bound(index).map_err(failed)?;
+        let bound = match self.bound(index) {
+            Ok(bound) => bound,
+            Err(Unbound::Source(error)) => return Err(failed(error)),
+            Err(Unbound::Job(JobError::Store(error))) => return Err(error.into()),
+            Err(Unbound::Job(JobError::LostInput {
+                port,
+                position,
+                warning,
+            })) => {
+                self.rerun_producer(index, &port, position, warning.as_deref());
+                return Ok(());
+            }
+            Err(Unbound::Job(JobError::Stage(error))) => {
+                self.fail(index, &describe(&error));
+                return Ok(());
+            }
+        };
         let bound = bound
             .into_iter()
             .map(|(port, list)| (port, list.into_iter().map(|(_, bound)| bound).collect()))
@@ -453,7 +523,7 @@ impl<'a> Run<'a> {
                 record.execution.seconds,
             );
         } else if self.allowed.contains(&index) {
-            node.state = State::Ready;
+            self.make_ready(index);
         } else {
             let stage = instance.name.clone();
             return Err(RunError::NotCached { stage });
@@ -461,20 +531,47 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    fn make_ready(&mut self, index: usize) {
+        self.nodes[index].state = State::Ready;
+        let instance = &self.graph.instances[index];
+        let wanted = Wanted::of(instance, self.nodes[index].attempts + 1);
+        self.ready.push(index, self.remaining[index], wanted);
+    }
+
+    /// Notes that a stage will read nothing more.
+    fn release_inputs(&mut self, index: usize) {
+        for producer in distinct_producers(&self.graph.instances[index]) {
+            self.readers[producer] -= 1;
+            if self.readers[producer] == 0 {
+                self.drop_outputs(producer);
+            }
+        }
+    }
+
     /// What comes in at each port, with labels.
-    fn bound(&self, index: usize) -> Result<BTreeMap<String, Vec<(String, Bound)>>, SourceError> {
+    fn bound(&self, index: usize) -> Result<BTreeMap<String, Vec<(String, Bound)>>, Unbound> {
         let instance = &self.graph.instances[index];
         let mut bound: BTreeMap<String, Vec<(String, Bound)>> = BTreeMap::new();
         for (port, edges) in &instance.inputs {
             let list = bound.entry(port.clone()).or_default();
-            for edge in edges {
+            for (position, edge) in edges.iter().enumerate() {
                 list.push(match edge {
                     InputEdge::Output { instance, output } => {
                         let producer = &self.graph.instances[*instance];
                         let manifest = self.nodes[*instance].outputs.get(output);
                         let manifest = manifest.expect("a done stage has all declared outputs");
                         let label = format!("{}.{output}", producer.name);
-                        (label, Bound::Output(manifest.clone()))
+                        let seen = Seen::of(&self.graph.instances[index], port, position);
+                        let bound = match seen.rows() {
+                            None => Bound::Output(manifest.clone()),
+                            Some(part) => Bound::Rows {
+                                manifest: manifest.clone(),
+                                ingredient: self
+                                    .rows_seen(&seen, part, manifest, port, position)
+                                    .map_err(Unbound::Job)?,
+                            },
+                        };
+                        (label, bound)
                     }
                     InputEdge::File { path } => {
                         let stat_cache = &self.shared.stat_cache;
@@ -497,6 +594,35 @@ impl<'a> Run<'a> {
         Ok(bound)
     }
 
+    /// What the key holds of some rows of a table: the table has to be opened for it, once.
+    fn rows_seen(
+        &self,
+        seen: &Seen<'_>,
+        part: &Part,
+        manifest: &Manifest,
+        port: &str,
+        position: usize,
+    ) -> Result<InputIngredient, JobError> {
+        let known = (manifest.bytes, format!("{part:?} {:?}", seen.columns()));
+        if let Some(ingredient) = self.seen_rows.borrow().get(&known) {
+            return Ok(ingredient.clone());
+        }
+        let lost = |warning| JobError::LostInput {
+            port: port.to_owned(),
+            position,
+            warning,
+        };
+        let artifact = seen.project(open(&self.shared, manifest, lost)?)?;
+        let Artifact::Table(table) = artifact else {
+            unreachable!("only tables have parts");
+        };
+        let ingredient = Part::ingredient(&table);
+        self.seen_rows
+            .borrow_mut()
+            .insert(known, ingredient.clone());
+        Ok(ingredient)
+    }
+
     fn finish(
         &mut self,
         index: usize,
@@ -510,6 +636,13 @@ impl<'a> Run<'a> {
         node.outputs = outputs;
         node.seconds = seconds;
         node.error = None;
+        for &consumer in &self.consumers[index] {
+            self.missing[consumer] -= 1;
+        }
+        self.release_inputs(index);
+        if self.readers[index] == 0 {
+            self.drop_outputs(index);
+        }
         let stage = &self.graph.instances[index].name;
         self.shared.watcher.event(&Event::Finished {
             stage,
@@ -518,56 +651,39 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// The loop of the scheduler. Returns whether it was stopped.
+    /// Executes what has to be. Returns whether it was stopped.
     fn execute(&mut self, options: &RunOptions, cancel: &Cancel) -> Result<bool, RunError> {
         let threads = options
             .jobs
             .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
             .unwrap_or(1)
             // More only get in each other's way, and cost minutes when there are thousands.
-            .min(MOST_THREADS_PER_CORE * cores());
-        let mut pool = Pool::new(Capacity {
-            threads: threads.max(1),
+            .clamp(1, MOST_THREADS_PER_CORE * cores());
+        let wants_memory = |instance: &Instance| instance.gpu_memory_bytes > 0;
+        let gpus = if self.graph.instances.iter().any(wants_memory) {
+            gpus::with_memory(gpus::found())
+        } else {
+            gpus::found().to_vec()
+        };
+        let capacity = Capacity {
+            threads,
             memory_bytes: available_memory_bytes(),
-            gpus: Vec::new(),
+            gpus,
             tokens: self.graph.tokens.clone(),
-        });
-        let (sender, receiver) = mpsc::channel();
-        let mut cancels: BTreeMap<usize, (Cancel, Option<Instant>)> = BTreeMap::new();
-        let mut stopping = false;
+        };
         self.settle_all()?;
-        loop {
-            if !stopping && !cancel.is_set() {
-                self.start_what_fits(&mut pool, &sender, &mut cancels);
-            }
-            if pool.running() == 0 {
-                break;
-            }
-            match receiver.recv_timeout(CANCEL_POLL) {
-                Ok(Message::Finished {
-                    index,
-                    grant,
-                    result,
-                }) => {
-                    pool.give_back(&grant);
-                    let timed_out = cancels.remove(&index).is_some_and(|(flag, deadline)| {
-                        flag.is_set() && deadline.is_some_and(|at| Instant::now() >= at)
-                    });
-                    let failed = self.take_result(index, result, timed_out && !cancel.is_set())?;
-                    stopping |= failed && !options.keep_going;
-                    self.settle_below(index)?;
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => unreachable!("we hold a sender"),
-            }
-            for (flag, deadline) in cancels.values() {
-                if cancel.is_set() || deadline.is_some_and(|at| Instant::now() >= at) {
-                    flag.set();
-                }
-            }
-        }
+        self.check_gpus(&capacity)?;
+        let pool = Pool::new(capacity);
+        let shared = Arc::clone(&self.shared);
+        let ended = Hall::new(self, &shared, pool, threads, options.keep_going, cancel).run();
+        let flushed = shared.store.flush();
+        ended?;
+        flushed?;
         for index in 0..self.nodes.len() {
-            if matches!(self.nodes[index].state, State::Waiting | State::Ready) {
+            if matches!(
+                self.nodes[index].state,
+                State::Waiting | State::Ready | State::Resting
+            ) {
                 self.nodes[index].state = State::Skipped;
                 let stage = &self.graph.instances[index].name;
                 self.shared.watcher.event(&Event::Finished {
@@ -580,45 +696,27 @@ impl<'a> Run<'a> {
         Ok(cancel.is_set())
     }
 
-    fn start_what_fits(
-        &mut self,
-        pool: &mut Pool,
-        sender: &mpsc::Sender<Message>,
-        cancels: &mut BTreeMap<usize, (Cancel, Option<Instant>)>,
-    ) {
-        let mut ready: Vec<usize> = (0..self.nodes.len())
-            .filter(|&i| self.nodes[i].state == State::Ready)
-            .collect();
-        ready.sort_by(|&a, &b| {
-            self.remaining[b]
-                .total_cmp(&self.remaining[a])
-                .then(a.cmp(&b))
-        });
-        for index in ready {
-            let instance = &self.graph.instances[index];
-            if instance.resources.gpu == Gpu::Required {
-                let message = "the stage requires a GPU, and this run has none".to_owned();
-                self.fail(index, &StageError::resource(message).to_string());
-                continue;
-            }
-            let Some(grant) = pool.take(&Wanted::of(instance, self.nodes[index].attempts + 1))
-            else {
-                continue;
-            };
+    /// The next stage that fits what is free, ready to be executed.
+    pub(crate) fn next(&mut self, pool: &mut Pool) -> Option<(usize, Grant, Job<'a>)> {
+        loop {
+            let nodes = &self.nodes;
+            let (index, grant) = self.ready.pop(
+                |index| nodes[index].state == State::Ready,
+                |wanted| pool.take(wanted),
+            )?;
+            let graph = self.graph;
+            let instance = &graph.instances[index];
             let Ok(bound) = self.bound(index) else {
                 // The source vanished since the key was made; the next look says which.
                 pool.give_back(&grant);
                 self.fail(index, "a source vanished");
                 continue;
             };
-            let flag = Cancel::new();
-            let deadline = instance.timeout.map(|limit| Instant::now() + limit);
-            cancels.insert(index, (flag.clone(), deadline));
             let node = &mut self.nodes[index];
             node.state = State::Running;
             node.attempts += 1;
             let job = Job {
-                instance: instance.clone(),
+                instance,
                 key: node.key.expect("a ready stage has a key"),
                 ingredients: node
                     .ingredients
@@ -631,23 +729,72 @@ impl<'a> Run<'a> {
                     .then(|| lineage(self.graph, instance)),
                 threads: grant.threads,
                 device: DeviceGrant::cuda(&grant.gpus),
-                cancel: flag,
+                cancel: Cancel::new(),
                 look_up: !node.forced,
             };
-            let (shared, sender) = (Arc::clone(&self.shared), sender.clone());
-            std::thread::Builder::new()
-                .name(instance.name.chars().take(15).collect())
-                .spawn(move || {
-                    let result = execute(&shared, &job);
-                    // The scheduler outlives every worker.
-                    let _ = sender.send(Message::Finished {
-                        index,
-                        grant,
-                        result,
-                    });
-                })
-                .expect("the system starts a thread");
+            return Some((index, grant, job));
         }
+    }
+
+    /// Before anything starts: whether there are the GPUs that every stage needs that may have to run.
+    fn check_gpus(&self, capacity: &Capacity) -> Result<(), RunError> {
+        for (instance, node) in self.graph.instances.iter().zip(&self.nodes) {
+            let wanted = Wanted::of(instance, 1);
+            let may_run = matches!(node.state, State::Waiting | State::Ready);
+            if !may_run || wanted.gpu_is_optional || capacity.has_gpus(&wanted) {
+                continue;
+            }
+            let count = |n: usize| match n {
+                1 => "1 GPU".to_owned(),
+                n => format!("{n} GPUs"),
+            };
+            let with_memory = match wanted.gpu_memory_bytes {
+                0 => String::new(),
+                bytes => format!(" with {:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+            };
+            return Err(RunError::TooFewGpus {
+                stage: instance.name.clone(),
+                wanted: count(wanted.gpus as usize) + &with_memory,
+                found: match capacity.gpus.len() {
+                    0 => "none".to_owned(),
+                    n => count(n),
+                },
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether some stage could start but for resources.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whether some stage is tried again after a while.
+    pub(crate) fn has_resting(&self) -> bool {
+        !self.resting.is_empty()
+    }
+
+    /// Makes the stages ready that have rested until `now`; whether there are any.
+    pub(crate) fn wake(&mut self, now: Instant) -> bool {
+        let (rested, resting) = self.resting.drain(..).partition(|(until, _)| *until <= now);
+        self.resting = resting;
+        let rested: Vec<(Instant, usize)> = rested;
+        for (_, index) in &rested {
+            self.make_ready(*index);
+        }
+        !rested.is_empty()
+    }
+
+    /// Takes a worker's result in and settles what became possible. Returns whether the stage failed for good.
+    pub(crate) fn take_in(
+        &mut self,
+        index: usize,
+        result: Result<Executed, JobError>,
+        timed_out: bool,
+    ) -> Result<bool, RunError> {
+        let has_failed = self.take_result(index, result, timed_out)?;
+        self.settle_below(index)?;
+        Ok(has_failed)
     }
 
     /// Takes a worker's result in. Returns whether the stage failed for good.
@@ -675,7 +822,6 @@ impl<'a> Run<'a> {
                 };
                 self.nodes[index].forced = false;
                 self.finish(index, outcome, executed.outputs, executed.seconds);
-                self.drop_finished_inputs(index);
                 Ok(false)
             }
             Err(JobError::Stage(StageError::Interrupted)) if !timed_out => {
@@ -709,13 +855,26 @@ impl<'a> Run<'a> {
                 if self.nodes[index].attempts <= instance.retries {
                     let text = format!("attempt {} failed: {message}", self.nodes[index].attempts);
                     self.say(&instance.name, Level::Warning, &text);
-                    self.nodes[index].state = State::Ready;
+                    self.rest(index);
                     return Ok(false);
                 }
                 self.fail(index, &message);
-                Ok(true)
+                Ok(instance.on_failure == OnFailure::Stop)
             }
         }
+    }
+
+    /// Tries a stage again, after the time that its next attempt waits.
+    fn rest(&mut self, index: usize) {
+        let backoff = self.graph.instances[index].backoff;
+        if backoff.is_zero() {
+            self.make_ready(index);
+            return;
+        }
+        let doublings = (self.nodes[index].attempts - 1).min(16);
+        let wait = backoff.saturating_mul(1 << doublings).min(LONGEST_BACKOFF);
+        self.nodes[index].state = State::Resting;
+        self.resting.push((Instant::now() + wait, index));
     }
 
     /// A hit whose object is gone or damaged is a miss: its stage runs again, then the consumer.
@@ -727,16 +886,30 @@ impl<'a> Run<'a> {
         else {
             unreachable!("only outputs of stages are in the store");
         };
-        let name = &self.graph.instances[*producer].name;
+        let producer = *producer;
+        self.nodes[index].state = State::Waiting;
+        if self.nodes[producer].state != State::Done {
+            // Another consumer has missed it too, and was first.
+            return;
+        }
+        let name = &self.graph.instances[producer].name;
         let why = warning.unwrap_or("its result is not in the store any more");
         self.say(name, Level::Warning, &format!("runs again: {why}"));
-        self.nodes[*producer].state = State::Ready;
-        self.nodes[*producer].forced = true;
-        self.nodes[index].state = State::Waiting;
-        for consumer in self.consumers[*producer].clone() {
+        self.nodes[producer].forced = true;
+        for above in distinct_producers(&self.graph.instances[producer]) {
+            self.readers[above] += 1;
+        }
+        for position in 0..self.consumers[producer].len() {
+            let consumer = self.consumers[producer][position];
+            self.missing[consumer] += 1;
             if self.nodes[consumer].state == State::Ready {
                 self.nodes[consumer].state = State::Waiting;
             }
+        }
+        if self.missing[producer] == 0 {
+            self.make_ready(producer);
+        } else {
+            self.nodes[producer].state = State::Waiting;
         }
     }
 
@@ -745,6 +918,7 @@ impl<'a> Run<'a> {
         node.state = State::Failed;
         node.outcome = Outcome::Failed;
         node.error = Some(message.to_owned());
+        self.release_inputs(index);
         let stage = &self.graph.instances[index].name;
         self.shared.folder.log(stage, message);
         let outcome = Outcome::Failed;
@@ -764,26 +938,15 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// Drops artifacts from memory that nobody in this run will read any more.
-    fn drop_finished_inputs(&self, index: usize) {
+    /// Drops the outputs of a stage from memory: nobody in this run will read them any more.
+    fn drop_outputs(&self, index: usize) {
         let mut live = self
             .shared
             .live
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let candidates = self.graph.instances[index].producers().chain([index]);
-        for candidate in candidates {
-            let open = self.consumers[candidate].iter().any(|&c| {
-                matches!(
-                    self.nodes[c].state,
-                    State::Waiting | State::Ready | State::Running
-                )
-            });
-            if !open {
-                for manifest in self.nodes[candidate].outputs.values() {
-                    live.remove(&(manifest.kind, manifest.bytes));
-                }
-            }
+        for manifest in self.nodes[index].outputs.values() {
+            live.remove(&(manifest.kind, manifest.bytes));
         }
     }
 
@@ -792,30 +955,76 @@ impl<'a> Run<'a> {
         let _ = self.shared.stat_cache.save();
     }
 
-    fn record(&self, seconds: f64) -> RunRecord {
-        let stages = self.graph.instances.iter().zip(&self.nodes);
-        let stages = stages.filter(|(_, node)| node.state != State::Left);
+    fn take_ingredients(&mut self) -> BTreeMap<String, Ingredients> {
+        let nodes = self.graph.instances.iter().zip(&mut self.nodes);
+        nodes
+            .filter_map(|(instance, node)| Some((instance.name.clone(), node.ingredients.take()?)))
+            .collect()
+    }
+
+    /// What is known of the run before it ends.
+    fn head(&self) -> RunRecord {
         RunRecord {
             pipeline: self.graph.name.clone(),
             file: self.file.clone(),
             profile: self.graph.profile.clone(),
             sets: self.graph.sets.clone(),
             params: self.graph.params.clone(),
+            n_stages: self.graph.instances.len(),
+            ..self.shared.folder.record()
+        }
+    }
+
+    /// The stages that have no outputs, and whose lack of them the pipeline does not mind.
+    fn ignored(&self) -> BTreeSet<usize> {
+        let mut ignored = BTreeSet::new();
+        // Producers come first in the list, so one pass reaches everything.
+        for (index, (instance, node)) in self.graph.instances.iter().zip(&self.nodes).enumerate() {
+            let is_ignored = match node.state {
+                State::Failed => instance.on_failure == OnFailure::Ignore,
+                State::Skipped => {
+                    let mut missing = instance
+                        .producers()
+                        .filter(|p| !matches!(self.nodes[*p].state, State::Done | State::Left))
+                        .peekable();
+                    missing.peek().is_some() && missing.all(|p| ignored.contains(&p))
+                }
+                _ => false,
+            };
+            if is_ignored {
+                ignored.insert(index);
+            }
+        }
+        ignored
+    }
+
+    fn record(self, seconds: f64) -> RunRecord {
+        let head = self.head();
+        let ignored = self.ignored();
+        let stages = self.graph.instances.iter().zip(self.nodes).enumerate();
+        let stages = stages.filter(|(_, (_, node))| node.state != State::Left);
+        RunRecord {
             seconds,
             stages: stages
-                .map(|(instance, node)| StageRecord {
+                .map(|(index, (instance, node))| StageRecord {
+                    ignored: ignored.contains(&index),
                     name: instance.name.clone(),
                     kind: instance.kind.clone(),
                     key: node.key.map(|key| key.digest()),
                     outcome: node.outcome,
                     seconds: node.seconds,
-                    outputs: node.outputs.clone(),
-                    error: node.error.clone(),
+                    outputs: node.outputs,
+                    error: node.error,
                 })
                 .collect(),
-            ..self.shared.folder.record()
+            ..head
         }
     }
+}
+
+/// Each instance that `instance` reads from, once.
+fn distinct_producers(instance: &Instance) -> BTreeSet<usize> {
+    instance.producers().collect()
 }
 
 fn cores() -> usize {

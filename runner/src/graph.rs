@@ -95,6 +95,8 @@ pub struct Graph {
     pub instances: Vec<Instance>,
     /// Producer -> consumer. A node's index and its weight are the position in `instances`.
     pub edges: DiGraph<usize, EdgeLabel>,
+    /// Digest of the file's bytes.
+    pub file_digest: Digest,
     /// Digest of the file, the profile's name and the assignments.
     pub text_digest: Digest,
     /// What is odd but not wrong.
@@ -319,6 +321,7 @@ pub fn load_text(
         device: definition.device,
         instances,
         edges,
+        file_digest: Digest::of(text.as_bytes()),
         text_digest: text_digest(text, options),
         warnings: in_order(unused(&definition.params, &used), &files),
         profile: options.profile.clone(),

@@ -20,6 +20,7 @@ mod definition;
 mod matrix;
 mod parameters;
 mod part;
+mod ready;
 mod references;
 mod sample;
 mod settings;
@@ -33,11 +34,13 @@ mod graph;
 
 mod events;
 mod execute;
+mod expand;
 mod gpus;
 mod ingredients;
 mod schedule;
 mod views;
 mod worker;
+mod workers;
 mod workspace;
 
 mod divergence;
@@ -59,6 +62,7 @@ pub use events::{Event, Outcome, Unwatched, Watcher};
 pub use execute::{
     Forecast, RunError, RunOptions, RunSummary, Standing, run, select, standings, with_producers,
 };
+pub use expand::load_known;
 pub use explain::{Cause, Explanation, Reason, RootCause, StageExplanation, explain};
 pub use graph::{
     AwaitedAxis, Deferred, DeviceChoice, EdgeLabel, Graph, InputEdge, Instance, LoadOptions,

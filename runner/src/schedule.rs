@@ -75,7 +75,6 @@ pub(crate) struct Pool {
     memory_bytes: u64,
     gpus: Vec<GpuSlot>,
     tokens: BTreeMap<String, u32>,
-    running: usize,
 }
 
 impl Pool {
@@ -86,7 +85,6 @@ impl Pool {
             memory_bytes: capacity.memory_bytes,
             gpus: capacity.gpus.clone(),
             tokens: BTreeMap::new(),
-            running: 0,
             capacity,
         }
     }
@@ -96,6 +94,9 @@ impl Pool {
     /// A stage that wants more threads, memory or tokens than there are runs alone with all there is, rather than never; one
     /// that needs more GPUs than there are never runs, and [`Capacity::has_gpus`] says so beforehand.
     pub(crate) fn take(&mut self, wanted: &Wanted) -> Option<Grant> {
+        if !self.has_thread() {
+            return None;
+        }
         let threads = match wanted.threads {
             Threads::One => 1,
             Threads::Count(n) => (n.max(1) as usize).min(self.capacity.threads),
@@ -120,7 +121,6 @@ impl Pool {
         for (name, n) in &tokens {
             *self.tokens.entry(name.clone()).or_default() += n;
         }
-        self.running += 1;
         Some(Grant {
             threads,
             memory_bytes,
@@ -154,12 +154,11 @@ impl Pool {
                 *held -= n;
             }
         }
-        self.running -= 1;
     }
 
-    /// How many grants are out.
-    pub(crate) fn running(&self) -> usize {
-        self.running
+    /// Whether a thread is free: no stage starts without one.
+    pub(crate) fn has_thread(&self) -> bool {
+        self.threads > 0
     }
 
     fn token_capacity(&self, name: &str) -> u32 {
@@ -245,7 +244,8 @@ mod tests {
         assert_eq!(pool.take(&wants(Threads::Count(2), 0, 0)), None);
         assert_eq!(pool.take(&wants(Threads::One, 50, 0)), None);
         let b = pool.take(&wants(Threads::One, 40, 0)).unwrap();
-        assert_eq!((b.threads, pool.running()), (1, 2));
+        assert_eq!(b.threads, 1);
+        assert!(!pool.has_thread());
         pool.give_back(&a);
         pool.give_back(&b);
         assert!(pool.take(&wants(Threads::All, 1_000, 0)).is_some());

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use natron_runner::{history::write_atomically, render};
 use serde_json::{Value, json};
 
-use crate::{arguments::Pipeline, failure::Failure, program::Program};
+use crate::{arguments::Pipeline, check, failure::Failure, program::Program};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -84,9 +84,11 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
             .into_iter()
             .map(|node| json!({ "name": node.name, "kind": node.kind, "reads": node.reads }))
             .collect();
-        output.json(json!({ "pipeline": graph.name, "stages": stages }));
+        let deferred = check::deferred_json(graph);
+        output.json(json!({ "pipeline": graph.name, "stages": stages, "deferred": deferred }));
     } else {
         output.data(&picture);
+        check::note_deferred(program, graph);
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     arguments::Pipeline,
-    diagnostic,
+    check, diagnostic,
     explain::forecast_text,
     failure::Failure,
     program::{Program, shown},
@@ -126,11 +126,15 @@ fn dry_run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     if program.output.is_json() {
         program
             .output
-            .json(json!({ "pipeline": loaded.graph.name, "explanation": explanation }));
+            .json(json!({
+            "pipeline": loaded.graph.name, "explanation": explanation,
+            "deferred": check::deferred_json(&loaded.graph),
+        }));
     } else {
         program
             .output
             .data(&forecast_text(&explanation, program.output.data_style()));
+        check::note_deferred(program, &loaded.graph);
     }
     Ok(())
 }
@@ -139,7 +143,9 @@ fn report(program: &Program, summary: &SessionSummary) -> Result<(), Failure> {
     let failure = failure(program, summary);
     if program.output.is_json() {
         let code = failure.as_ref().map_or(0, Failure::code);
-        program.output.json(to_json(summary, code));
+        let mut summary = summary.clone();
+        summary.run.record.fill_in(&program.workspace()?);
+        program.output.json(to_json(&summary, code));
     } else {
         program.report(&summary.warnings);
     }
@@ -159,11 +165,12 @@ fn report(program: &Program, summary: &SessionSummary) -> Result<(), Failure> {
         };
         let mut lines = message.lines().map(printable);
         let first = lines.next().unwrap_or_default();
-        output.note(&format!(
-            "{}: stage `{}` failed: {first}",
-            style.red("error"),
-            stage.name
-        ));
+        let severity = if stage.ignored {
+            style.yellow("warning")
+        } else {
+            style.red("error")
+        };
+        output.note(&format!("{severity}: stage `{}` failed: {first}", stage.name));
         for line in lines {
             output.note(&format!("  {} {line}", style.cyan("|")));
         }
@@ -188,18 +195,10 @@ fn report(program: &Program, summary: &SessionSummary) -> Result<(), Failure> {
 }
 
 fn failure(program: &Program, summary: &SessionSummary) -> Option<Failure> {
-    let has = |outcome: Outcome| {
-        summary
-            .run
-            .record
-            .stages
-            .iter()
-            .any(|stage| stage.outcome == outcome)
-    };
     if summary.run.interrupted {
         return Some(program.stop.failure().unwrap_or(Failure::Interrupted));
     }
-    if has(Outcome::Failed) || !summary.run.succeeded() {
+    if !summary.run.succeeded() {
         return Some(Failure::Stage(None));
     }
     (!summary.differences.is_empty()).then_some(Failure::Differs(None))
@@ -209,6 +208,13 @@ fn closing_line(program: &Program, summary: &SessionSummary) -> String {
     let style = program.output.note_style();
     let record = &summary.run.record;
     let time = units::seconds(record.seconds);
+    if summary.at_a_glance {
+        let stages = units::plural(record.n_stages, "stage");
+        return format!(
+            "{}: nothing to do, {stages} up to date ({time})",
+            style.green(&record.pipeline)
+        );
+    }
     let n = record.stages.len();
     if n == 0 {
         return style.dim("nothing ran");
@@ -293,7 +299,7 @@ fn stage_json(stage: &StageRecord) -> Value {
         .collect();
     json!({
         "name": stage.name, "kind": stage.kind, "key": stage.key, "outcome": stage.outcome,
-        "seconds": stage.seconds, "outputs": outputs, "error": stage.error,
+        "seconds": stage.seconds, "outputs": outputs, "error": stage.error, "ignored": stage.ignored,
     })
 }
 

@@ -286,6 +286,10 @@ impl Connector<'_> {
         };
         let Some(parsed) = &parameters.parsed else {
             wired.is_tainted = true;
+            // Whatever the parameters are, the ports mostly have the same names.
+            if let Some(typical) = parameters::typical_signature(kind) {
+                self.check_unknown_ports(&id.0, draft, &typical);
+            }
             return;
         };
         wired.is_tainted |= !parameters.is_good;
@@ -472,27 +476,7 @@ impl Connector<'_> {
 
     /// Which ports are given that are unknown, and which are needed that are not given.
     fn check_ports(&mut self, stage: &str, draft: &Draft, signature: &Signature, wired: &Wired) {
-        let known = signature.inputs.iter().map(|port| port.name.as_str());
-        if !signature.open_inputs {
-            for (name, port) in &draft.inputs {
-                if known.clone().all(|other| other != name) {
-                    let otherwise = parameters::known_names("inputs", known.clone());
-                    self.mistakes.push(
-                        Diagnostic::error(
-                            code::UNKNOWN_INPUT,
-                            format!("stage `{stage}` has no input `{name}`"),
-                            &port.key,
-                            "unknown input",
-                        )
-                        .help(suggestion_or(
-                            name,
-                            known.clone(),
-                            &otherwise,
-                        )),
-                    );
-                }
-            }
-        }
+        self.check_unknown_ports(stage, draft, signature);
         for port in &signature.inputs {
             if port.optional || wired.inputs.contains_key(&port.name) {
                 continue;
@@ -531,6 +515,30 @@ impl Connector<'_> {
                             "",
                         )
                         .help(format!("add `inputs.{name} = \"STAGE\"`")),
+                    );
+                }
+            }
+        }
+    }
+
+    fn check_unknown_ports(&mut self, stage: &str, draft: &Draft, signature: &Signature) {
+        let known = signature.inputs.iter().map(|port| port.name.as_str());
+        if !signature.open_inputs {
+            for (name, port) in &draft.inputs {
+                if known.clone().all(|other| other != name) {
+                    let otherwise = parameters::known_names("inputs", known.clone());
+                    self.mistakes.push(
+                        Diagnostic::error(
+                            code::UNKNOWN_INPUT,
+                            format!("stage `{stage}` has no input `{name}`"),
+                            &port.key,
+                            "unknown input",
+                        )
+                        .help(suggestion_or(
+                            name,
+                            known.clone(),
+                            &otherwise,
+                        )),
                     );
                 }
             }
@@ -899,6 +907,9 @@ fn assemble(
         order.iter().enumerate().map(|(at, id)| (id, at)).collect();
     let mut drafts: BTreeMap<Id, Draft> = BTreeMap::new();
     for (name, stage) in stages {
+        if stage.waits_for.is_some() {
+            continue; // It has no instances yet.
+        }
         for (position, draft) in stage.drafts?.into_iter().enumerate() {
             drafts.insert((name.clone(), position), draft);
         }

@@ -48,10 +48,7 @@ pub(crate) fn expanded(
 }
 
 /// The values of awaited axes whose artifacts are in the store.
-fn stored(
-    graph: &Graph,
-    workspace: &Workspace,
-) -> Result<BTreeMap<String, AxisValues>, RunError> {
+fn stored(graph: &Graph, workspace: &Workspace) -> Result<BTreeMap<String, AxisValues>, RunError> {
     let options = RunOptions {
         until: producers(graph),
         ..RunOptions::default()

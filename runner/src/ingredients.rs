@@ -155,7 +155,10 @@ pub(crate) struct Seen<'a> {
 impl<'a> Seen<'a> {
     /// What `instance` sees of the source at `position` of `port`.
     pub(crate) fn of(instance: &'a Instance, port: &str, position: usize) -> Self {
-        let part = instance.parts.get(port).and_then(|parts| parts.get(position));
+        let part = instance
+            .parts
+            .get(port)
+            .and_then(|parts| parts.get(position));
         Self {
             part: part.filter(|part| !part.is_whole()),
             only: only_columns(instance, port),

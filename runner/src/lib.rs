@@ -70,6 +70,7 @@ pub use graph::{
 };
 pub use lock::{LockDifference, LockEntry, LockError, LockFile, LockedOutput, lock_path};
 pub use noop::forget;
+pub use parameters::typical_signature;
 pub use part::{Part, Partition, Rows};
 pub use pipeline_schema::pipeline_schema;
 pub use roots::roots;

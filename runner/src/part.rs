@@ -431,7 +431,7 @@ mod tests {
             rows,
         };
         match part.of(table().into()).unwrap() {
-            Artifact::Table(table) => table,
+            Artifact::Table(table) => std::sync::Arc::unwrap_or_clone(table),
             _ => panic!(),
         }
     }

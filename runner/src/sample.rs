@@ -456,7 +456,15 @@ mod tests {
         assert_eq!(draw(Method::LatinHypercube), SAMPLES[2]);
     }
 
-    const SAMPLES: [[&str; 3]; 3] = [["", "", ""], ["", "", ""], ["", "", ""]];
+    const SAMPLES: [[&str; 3]; 3] = [
+        [
+            "0.471998,7,3.8725e-5",
+            "0.170244,4,1.2912e-5",
+            "0.231155,3,8.6966e-4",
+        ],
+        ["", "", ""],
+        ["", "", ""],
+    ];
 
     #[test]
     fn values_print_short_and_read_back() {

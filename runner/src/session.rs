@@ -331,13 +331,15 @@ fn compare(summary: &RunSummary, entries: &BTreeMap<String, LockEntry>) -> Vec<L
 fn write_lock(graph: &Graph, summary: &RunSummary, path: &Path) -> Result<(), SessionError> {
     let mut lock = LockFile::read_or_empty(path)?;
     let stages = summary.record.stages.iter();
-    let entries = stages.filter(|stage| stage.outcome.is_done()).filter_map(|stage| {
-        let ingredients = summary.ingredients.get(&stage.name)?;
-        Some((
-            stage.name.clone(),
-            LockEntry::new(ingredients, &stage.outputs),
-        ))
-    });
+    let entries = stages
+        .filter(|stage| stage.outcome.is_done())
+        .filter_map(|stage| {
+            let ingredients = summary.ingredients.get(&stage.name)?;
+            Some((
+                stage.name.clone(),
+                LockEntry::new(ingredients, &stage.outputs),
+            ))
+        });
     lock.set_entries(graph, entries.collect());
     Ok(lock.write(path)?)
 }

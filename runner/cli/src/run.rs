@@ -124,9 +124,7 @@ fn dry_run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     let loaded = program.load(pipeline.pipeline.as_deref(), &pipeline.overrides)?;
     let explanation = explain(&loaded.graph, &loaded.workspace, &options(arguments))?;
     if program.output.is_json() {
-        program
-            .output
-            .json(json!({
+        program.output.json(json!({
             "pipeline": loaded.graph.name, "explanation": explanation,
             "deferred": check::deferred_json(&loaded.graph),
         }));
@@ -170,7 +168,10 @@ fn report(program: &Program, summary: &SessionSummary) -> Result<(), Failure> {
         } else {
             style.red("error")
         };
-        output.note(&format!("{severity}: stage `{}` failed: {first}", stage.name));
+        output.note(&format!(
+            "{severity}: stage `{}` failed: {first}",
+            stage.name
+        ));
         for line in lines {
             output.note(&format!("  {} {line}", style.cyan("|")));
         }

@@ -276,7 +276,7 @@ fn expand(
             expansion.axes.push(source);
         }
     }
-    if expansion.waits_for.is_none() {
+    if expansion.waits_for.is_none() && mistakes.len() == before {
         let instances = matrix::expand(name, &entry, options.max_instances, mistakes);
         expansion.instances = instances.filter(|_| mistakes.len() == before);
     }

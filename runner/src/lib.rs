@@ -52,6 +52,7 @@ mod pipeline_schema;
 pub mod render;
 mod roots;
 mod session;
+mod table;
 mod verify;
 
 pub use axis::{AxisValues, Take};

@@ -33,7 +33,7 @@ pub(crate) struct StageDrafts {
     /// The instances by their places on the axes.
     pub(crate) index: OnceCell<Index>,
     /// The stages that it reads, each with the first place that says so.
-    pub(crate) reads: BTreeMap<String, Place>,
+    pub(crate) reads: Vec<(String, Place)>,
     /// Where axes of its matrix take their values from.
     pub(crate) axes: Vec<AxisSource>,
     /// What it waits for, when its instances are not known yet.
@@ -134,7 +134,7 @@ pub(crate) fn make(
             );
             return None;
         }
-        let mut reads = BTreeMap::new();
+        let mut reads = Vec::new();
         match &drafts {
             Some(drafts) => {
                 for source in drafts
@@ -168,12 +168,15 @@ pub(crate) fn make(
     Some((stages, used))
 }
 
-fn note_first(reads: &mut BTreeMap<String, Place>, stage: &str, place: &Place) {
-    match reads.get_mut(stage) {
-        Some(first) if place.span.start < first.span.start => *first = place.clone(),
-        Some(_) => {}
-        None => {
-            reads.insert(stage.to_owned(), place.clone());
+fn note_first(reads: &mut Vec<(String, Place)>, stage: &str, place: &Place) {
+    match reads.binary_search_by(|(known, _)| known.as_str().cmp(stage)) {
+        Ok(i) if place.span.start < reads[i].1.span.start => reads[i].1 = place.clone(),
+        Ok(_) => {}
+        Err(i) => {
+            if reads.is_empty() {
+                reads.reserve_exact(1); // There may be a hundred thousand stages, most of which read one.
+            }
+            reads.insert(i, (stage.to_owned(), place.clone()));
         }
     }
 }
@@ -182,7 +185,7 @@ fn note_first(reads: &mut BTreeMap<String, Place>, stage: &str, place: &Place) {
 fn unexpanded_reads(
     stage: &StageDefinition,
     definition: &Definition,
-    reads: &mut BTreeMap<String, Place>,
+    reads: &mut Vec<(String, Place)>,
     used: &mut BTreeSet<String>,
 ) {
     let mut filler = Filler::new(&definition.params, None);
@@ -204,12 +207,15 @@ fn unexpanded_reads(
 
 /// Takes the instances away from all that reads a stage without instances.
 fn defer_readers(stages: &mut BTreeMap<String, StageDrafts>) {
+    if stages.values().all(|stage| stage.waits_for.is_none()) {
+        return;
+    }
     loop {
         let waiting: Vec<(String, String)> = stages
             .iter()
             .filter(|(_, stage)| stage.waits_for.is_none())
             .filter_map(|(name, stage)| {
-                let reads = stage.reads.keys();
+                let reads = stage.reads.iter().map(|(read, _)| read);
                 let mut waiting = reads.filter(|read| {
                     stages
                         .get(*read)
@@ -260,7 +266,7 @@ fn expand(
     let before = mistakes.len();
     mistakes.append(&mut filler.mistakes);
     if let Content::Table(table) = &mut entry.node.content {
-        for (axis, entry) in table {
+        for (axis, entry) in table.iter_mut() {
             let is_listed = entry
                 .node
                 .as_table()

@@ -464,7 +464,7 @@ mod tests {
     fn names(text: &str) -> Result<Vec<String>, Vec<String>> {
         let root = document::parse(&SourceText::new("p.toml", text)).unwrap();
         let mut mistakes = Vec::new();
-        let matrix = &root.as_table().unwrap()["matrix"];
+        let matrix = root.as_table().unwrap().get("matrix").unwrap();
         let expanded = expand("t", matrix, 100, &mut mistakes);
         match expanded {
             Some(instances) => Ok(instances.iter().map(|i| instance_name("t", i)).collect()),

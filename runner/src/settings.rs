@@ -308,7 +308,9 @@ fn check_tokens(
     mistakes: &mut Vec<Diagnostic>,
 ) {
     for (name, count) in wanted {
-        let entry = &table[name];
+        let Some(entry) = table.get(name) else {
+            continue;
+        };
         match declared.get(name) {
             None => {
                 let known = declared.keys().map(String::as_str);

@@ -20,7 +20,7 @@ use thiserror::Error;
 use crate::{
     Event, Instance, Watcher, Workspace,
     history::RunFolder,
-    ingredients::{Bound, only_columns, source_digest},
+    ingredients::{Bound, Seen, source_digest},
 };
 
 /// A record keeps this many bytes of its stage's log; the run's folder keeps all of it.
@@ -260,19 +260,19 @@ fn run_stage(
 fn inputs(shared: &Shared, job: &Job<'_>) -> Result<BTreeMap<String, Vec<Input>>, JobError> {
     let mut inputs: BTreeMap<String, Vec<Input>> = BTreeMap::new();
     for (port, bound) in &job.bound {
-        let only = only_columns(job.instance, port);
         for (position, (label, bound)) in bound.iter().enumerate() {
             let input = match bound {
-                Bound::Output(manifest) => {
+                Bound::Output(manifest) | Bound::Rows { manifest, .. } => {
                     let lost = |warning| JobError::LostInput {
                         port: port.clone(),
                         position,
                         warning,
                     };
-                    let artifact = project(open(shared, manifest, lost)?, only.as_deref())?;
+                    let seen = Seen::of(job.instance, port, position);
+                    let artifact = seen.project(open(shared, manifest, lost)?)?;
                     Input {
                         label: label.clone(),
-                        logical: seen_digest(manifest, &artifact, only.as_deref()),
+                        logical: seen.digest(manifest, &artifact),
                         artifact,
                     }
                 }
@@ -282,33 +282,6 @@ fn inputs(shared: &Shared, job: &Job<'_>) -> Result<BTreeMap<String, Vec<Input>>
         }
     }
     Ok(inputs)
-}
-
-/// Of a table, only what the port declares.
-pub(crate) fn project(artifact: Artifact, only: Option<&[String]>) -> Result<Artifact, StageError> {
-    match (only, artifact) {
-        (Some(columns), Artifact::Table(table)) => {
-            let names: Vec<String> = columns
-                .iter()
-                .filter(|name| table.has(name))
-                .cloned()
-                .collect();
-            Ok(table.select(&names)?.into())
-        }
-        (_, artifact) => Ok(artifact),
-    }
-}
-
-/// Digest of what the stage sees of an input: nothing else is in its key.
-pub(crate) fn seen_digest(
-    manifest: &Manifest,
-    artifact: &Artifact,
-    only: Option<&[String]>,
-) -> Digest {
-    match (only, artifact) {
-        (Some(_), Artifact::Table(table)) => table.logical_digest(),
-        _ => manifest.logical,
-    }
 }
 
 /// A file or folder of the workspace as an input.
@@ -326,7 +299,8 @@ pub(crate) fn file_input(path: &Path) -> Result<Input, StageError> {
     })
 }
 
-fn open(
+/// The artifact of `manifest`, from memory or the store.
+pub(crate) fn open(
     shared: &Shared,
     manifest: &Manifest,
     lost: impl FnOnce(Option<String>) -> JobError,

@@ -49,5 +49,5 @@ pub use key::{ColumnIngredient, Difference, Ingredients, InputIngredient, StageK
 pub use lease::Lease;
 pub use stat_cache::{FileStat, StatCache, StatError};
 pub use storage::{Disk, Durability, Entry, EntryKind, Storage, StorageFile};
-pub use store::{Committed, Scratch, Store, Workspace};
+pub use store::{Committed, Scratch, Store, Workspace, layout_root};
 pub use store_error::StoreError;

@@ -190,6 +190,12 @@ impl StatCache {
         }
     }
 
+    /// The tuple and digest by which the file at `path` is known; nothing when it would have to be read again, and for
+    /// folders.
+    pub fn known(&self, path: &Path) -> Option<(FileStat, Digest)> {
+        self.state().entries.get(path).copied()
+    }
+
     fn folder_digest(&self, path: &Path) -> Result<Digest, StatError> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(path).map_err(StatError::io(path))? {

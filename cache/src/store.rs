@@ -93,6 +93,11 @@ struct Format {
     created_unix_ms: u64,
 }
 
+/// The directory below `root` that holds a store of this version.
+pub fn layout_root(root: &Path) -> PathBuf {
+    root.join(format!("v{VERSION}"))
+}
+
 impl Store {
     /// Opens the store at `root`, making it if there is none, and sweeps what dead processes left unfinished.
     ///
@@ -107,7 +112,7 @@ impl Store {
         root: &Path,
         durability: Durability,
     ) -> Result<Self, StoreError> {
-        let root = root.join("v1");
+        let root = layout_root(root);
         let prepared = prepare(&*storage, &root, durability);
         let is_read_only = match prepared {
             Ok(()) => false,

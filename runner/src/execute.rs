@@ -801,6 +801,7 @@ impl<'a> Run<'a> {
             sets: self.graph.sets.clone(),
             params: self.graph.params.clone(),
             seconds,
+            n_stages: self.graph.instances.len(),
             stages: stages
                 .map(|(instance, node)| StageRecord {
                     name: instance.name.clone(),

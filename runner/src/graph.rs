@@ -89,6 +89,8 @@ pub struct Graph {
     pub instances: Vec<Instance>,
     /// Producer -> consumer. A node's index and its weight are the position in `instances`.
     pub edges: DiGraph<usize, EdgeLabel>,
+    /// Digest of the file's bytes.
+    pub file_digest: Digest,
     /// Digest of the file, the profile's name and the assignments.
     pub text_digest: Digest,
     /// What is odd but not wrong.
@@ -224,7 +226,7 @@ pub fn load(
 }
 
 /// Larger files are no pipelines.
-const MAX_BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 256 << 20;
 
 /// The graph of the pipeline file that holds `text` and is called `name`.
 ///
@@ -269,6 +271,7 @@ pub fn load_text(
         device: definition.device,
         instances,
         edges,
+        file_digest: Digest::of(text.as_bytes()),
         text_digest: text_digest(text, options),
         warnings: in_order(unused(&definition.params, &used), &files),
         profile: options.profile.clone(),

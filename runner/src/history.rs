@@ -1,8 +1,12 @@
 //! Run records: what every invocation did, below `.natron/runs/`.
+//!
+//! A run's folder appears when it starts, with a small `start.json` that the process keeps locked; `run.json` replaces it
+//! in the end. A folder with a start and no end is a run that is going on or, when the lock is free, one that was killed.
+//! A run that saw at a glance that nothing had moved records the name of the run whose results hold, not their list.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -43,8 +47,31 @@ pub struct RunRecord {
     pub host: String,
     /// The program's version.
     pub natron: String,
+    /// The run whose results this one found unchanged at a glance. In the file such a record lists no stages; [`Self::read`]
+    /// fills them in, as hits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same_as: Option<String>,
+    /// How many stages the run was about.
+    #[serde(default)]
+    pub n_stages: usize,
     /// The stages, in the graph's order.
+    #[serde(default)]
     pub stages: Vec<StageRecord>,
+    /// Whether it came to its end.
+    #[serde(skip)]
+    pub state: RunState,
+}
+
+/// Whether a run came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RunState {
+    /// It wrote its record.
+    #[default]
+    Finished,
+    /// Its process is at work.
+    Running,
+    /// Its process ended without a record.
+    Killed,
 }
 
 /// What one stage did in a run.
@@ -74,10 +101,46 @@ impl RunRecord {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
-    /// Reads the record of the run `id`.
+    /// Reads the record of the run `id`; of one that has not ended, what it wrote when it started.
     pub fn read(workspace: &Workspace, id: &str) -> io::Result<Self> {
-        let text = fs::read(runs(workspace).join(id).join("run.json"))?;
-        serde_json::from_slice(&text).map_err(io::Error::other)
+        let mut record = Self::read_own(workspace, id)?;
+        record.fill_in(workspace);
+        Ok(record)
+    }
+
+    /// The same without the stages of the run that it says is the same.
+    fn read_own(workspace: &Workspace, id: &str) -> io::Result<Self> {
+        let folder = runs(workspace).join(id);
+        match fs::read(folder.join("run.json")) {
+            Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::read_start(&folder),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_start(folder: &Path) -> io::Result<Self> {
+        let path = folder.join("start.json");
+        let mut record: Self =
+            serde_json::from_slice(&fs::read(&path)?).map_err(io::Error::other)?;
+        record.state = match File::open(&path)?.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => RunState::Running,
+            _ => RunState::Killed,
+        };
+        Ok(record)
+    }
+
+    /// Takes the stages of a run that found nothing to do from the run whose results it found, as hits.
+    pub fn fill_in(&mut self, workspace: &Workspace) {
+        if let Some(same) = &self.same_as
+            && self.stages.is_empty()
+            && let Ok(same) = Self::read_own(workspace, same)
+        {
+            self.params = same.params;
+            self.stages = same.stages;
+            for stage in &mut self.stages {
+                stage.outcome = Outcome::Hit;
+            }
+        }
     }
 
     /// All runs of the workspace, the newest first; records that do not parse are left out.
@@ -99,21 +162,28 @@ impl RunRecord {
             .find(|run| run.pipeline == pipeline)
     }
 
-    /// The newest finished results of each stage instance of `pipeline`, over the last 20 runs.
+    /// The newest finished results of each stage instance of `pipeline`, over its last 20 runs that did anything, or back
+    /// to the newest in which every stage has a result.
     pub fn last_results(workspace: &Workspace, pipeline: &str) -> BTreeMap<String, StageRecord> {
         let mut results = BTreeMap::new();
         let ids = run_ids(workspace).unwrap_or_default();
         let runs = ids
             .iter()
             .rev()
-            .filter_map(|id| Self::read(workspace, id).ok());
-        for run in runs.filter(|run| run.pipeline == pipeline).take(20) {
+            .filter_map(|id| Self::read_own(workspace, id).ok())
+            .filter(|run| run.pipeline == pipeline && run.same_as.is_none());
+        for run in runs.take(20) {
+            let is_whole = !run.stages.is_empty() && run.stages.len() == run.n_stages;
+            let is_done = run.stages.iter().all(|stage| stage.outcome.is_done());
             for stage in run
                 .stages
                 .into_iter()
                 .filter(|stage| stage.outcome.is_done())
             {
                 results.entry(stage.name.clone()).or_insert(stage);
+            }
+            if is_whole && is_done {
+                break;
             }
         }
         results
@@ -133,8 +203,40 @@ pub struct RunFolder {
 #[derive(Debug)]
 struct RunFiles {
     path: PathBuf,
-    log: Mutex<File>,
-    metrics: Mutex<File>,
+    log: Lines,
+    metrics: Lines,
+    /// Locked while the run goes on.
+    start: Mutex<Option<File>>,
+}
+
+/// A file of lines that appears with its first one. A full disk costs the line, not the run.
+#[derive(Debug)]
+struct Lines {
+    path: PathBuf,
+    file: Mutex<Option<File>>,
+}
+
+impl Lines {
+    fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            file: Mutex::default(),
+        }
+    }
+
+    fn add(&self, lines: &[u8]) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.is_none() {
+            *file = File::options()
+                .create(true)
+                .append(true)
+                .open(&self.path)
+                .ok();
+        }
+        if let Some(file) = &mut *file {
+            let _ = file.write_all(lines);
+        }
+    }
 }
 
 impl RunFolder {
@@ -148,9 +250,12 @@ impl RunFolder {
             let path = runs(workspace).join(&id);
             match fs::create_dir(&path) {
                 Ok(()) => {
-                    let log = Mutex::new(File::create(path.join("log.txt"))?);
-                    let metrics = Mutex::new(File::create(path.join("metrics.jsonl"))?);
-                    let files = Some(RunFiles { path, log, metrics });
+                    let files = Some(RunFiles {
+                        log: Lines::new(path.join("log.txt")),
+                        metrics: Lines::new(path.join("metrics.jsonl")),
+                        start: Mutex::default(),
+                        path,
+                    });
                     return Ok(Self {
                         id,
                         started: now.to_string(),
@@ -173,13 +278,27 @@ impl RunFolder {
         }
     }
 
-    /// Adds a line to the log. A full disk costs the line, not the run.
+    /// Says that the run has started: `record` is what is known of it by now.
+    pub fn begin(&self, record: &RunRecord) -> io::Result<()> {
+        let Some(files) = &self.files else {
+            return Ok(());
+        };
+        let mut file = File::create(files.path.join("start.json"))?;
+        // Where locks are not to be had, a run that goes on looks like one that was killed.
+        let _ = file.try_lock();
+        file.write_all(&serde_json::to_vec(record).map_err(io::Error::other)?)?;
+        *files.start.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(())
+    }
+
+    /// Adds lines to the log.
     pub fn log(&self, stage: &str, message: &str) {
         let Some(files) = &self.files else { return };
-        let mut file = files.log.lock().unwrap_or_else(PoisonError::into_inner);
-        for line in message.lines() {
-            let _ = writeln!(file, "{stage}\t{line}");
-        }
+        let lines: String = message
+            .lines()
+            .map(|line| format!("{stage}\t{line}\n"))
+            .collect();
+        files.log.add(lines.as_bytes());
     }
 
     /// Adds a point to the live metrics.
@@ -187,8 +306,7 @@ impl RunFolder {
         let Some(files) = &self.files else { return };
         let line =
             serde_json::json!({ "stage": stage, "name": name, "step": step, "value": value });
-        let mut file = files.metrics.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = writeln!(file, "{line}");
+        files.metrics.add(format!("{line}\n").as_bytes());
     }
 
     /// Writes the record; it appears whole or not at all.
@@ -196,8 +314,16 @@ impl RunFolder {
         let Some(files) = &self.files else {
             return Ok(());
         };
-        let text = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
-        write_atomically(&files.path.join("run.json"), &text)
+        let text = serde_json::to_vec(record).map_err(io::Error::other)?;
+        let path = files.path.join("run.json");
+        if record.same_as.is_some() {
+            // It says nothing that the other run does not; a power cut may have it.
+            write_whole(&path, &text, Flush::Never)?;
+        } else {
+            write_whole(&path, &text, Flush::Data)?;
+        }
+        let _ = fs::remove_file(files.path.join("start.json"));
+        Ok(())
     }
 
     /// A record with this run's identity and no stages.
@@ -214,20 +340,41 @@ impl RunFolder {
             seconds: 0.0,
             host: host(),
             natron: env!("CARGO_PKG_VERSION").to_owned(),
+            same_as: None,
+            n_stages: 0,
             stages: Vec::new(),
+            state: RunState::Finished,
         }
     }
 }
 
 /// Writes a file of the workspace so that it appears whole or not at all.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_whole(path, bytes, Flush::Data)
+}
+
+/// Whether a file is on the disk before it appears under its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// It is, so that it survives a power cut.
+    Data,
+    /// It is not: a power cut may leave an empty file, which its readers have to take for none.
+    Never,
+}
+
+/// As [`write_atomically`], with a choice.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8], flush: Flush) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
+    if !folder.is_dir() {
+        fs::create_dir_all(folder)?;
+    }
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(bytes)?;
     file.as_file()
         .set_permissions(fs::Permissions::from_mode(0o644))?;
-    file.as_file().sync_all()?;
+    if flush == Flush::Data {
+        file.as_file().sync_data()?;
+    }
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
 }
@@ -291,5 +438,48 @@ mod tests {
         assert_eq!(last["train"].outcome, Outcome::Hit);
         assert_eq!(RunRecord::all(&workspace).unwrap().len(), 3);
         assert!(RunRecord::latest(&workspace, "other").is_none());
+    }
+
+    #[test]
+    fn a_run_without_an_end_is_going_on_or_was_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::new(folder.path(), None);
+        let run = RunFolder::create(&workspace).unwrap();
+        let mut record = run.record();
+        record.pipeline = "p".into();
+        run.begin(&record).unwrap();
+
+        let read = || RunRecord::read(&workspace, &record.id).unwrap();
+        assert_eq!(read().state, RunState::Running);
+        let (id, files) = (run.id.clone(), run.files);
+        drop(files);
+        assert_eq!(read().state, RunState::Killed);
+        assert_eq!((read().id, read().pipeline.as_str()), (id, "p"));
+    }
+
+    #[test]
+    fn a_run_that_found_nothing_to_do_has_the_stages_of_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::new(folder.path(), None);
+        let first = RunFolder::create(&workspace).unwrap();
+        let mut record = first.record();
+        record.stages.push(StageRecord {
+            name: "train".into(),
+            kind: "finetune".into(),
+            key: None,
+            outcome: Outcome::Ran,
+            seconds: 1.0,
+            outputs: BTreeMap::new(),
+            error: None,
+        });
+        first.finish(&record).unwrap();
+        let second = RunFolder::create(&workspace).unwrap();
+        let mut again = second.record();
+        again.same_as = Some(record.id.clone());
+        second.finish(&again).unwrap();
+
+        let again = RunRecord::read(&workspace, &again.id).unwrap();
+        assert_eq!(again.stages[0].outcome, Outcome::Hit);
+        assert_eq!(again.stages[0].seconds, record.stages[0].seconds);
     }
 }

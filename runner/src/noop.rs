@@ -1,49 +1,78 @@
 //! The fast path: when nothing that a run depends on has moved, nothing is parsed, no key computed and no result opened.
+//!
+//! A run in which every stage has its outputs leaves a list of the files that it depended on or showed results at, with
+//! their stat tuples and digests, in one binary file per invocation. The next run asks the system for the tuples, on
+//! several threads when there are many. A file that has moved is read; if its content is the same, nothing has changed.
+//!
+//! Layout of the file, numbers little-endian: magic (8 bytes), BLAKE3 of all that follows (32), invocation (32), number of
+//! stages (u64), name of the run and of the pipeline, what is known of the store (each a length as u32, then bytes), number
+//! of paths (u64), then for each: flags (u8), stat tuple (5 x 8), digest (32), the path (length as u32, then bytes; below
+//! the workspace it is relative to it). Whatever does not parse is as good as nothing.
 
 use std::{
     collections::BTreeMap,
-    fs,
-    os::unix::fs::MetadataExt,
+    ffi::OsStr,
+    fs::{self, File},
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
 use natron_artifacts::{Digest, Hasher, Registry};
-use natron_cache::{InputIngredient, StatCache};
-use serde::{Deserialize, Serialize};
+use natron_cache::{FileStat, InputIngredient, StatCache};
+use nix::{fcntl::AtFlags, sys::stat::fstatat};
 
 use crate::{
-    Graph, InputEdge, LoadOptions, Outcome, RunSummary, Workspace,
-    history::{RunRecord, write_atomically},
+    Graph, InputEdge, LoadOptions, RunSummary, Workspace,
+    history::{Flush, write_whole},
 };
 
-/// What a successful run leaves behind, so that the next one can see that nothing moved.
-#[derive(Debug, Serialize, Deserialize)]
+const MAGIC: [u8; 8] = *b"NATnoop\x02";
+const HEADER: usize = 8 + 32;
+/// The tuple says all: it was taken when the file had stood still for long enough.
+const SETTLED: u8 = 1;
+/// Fewer paths than this are not worth a second thread.
+const PATHS_PER_THREAD: usize = 2_000;
+/// More threads than this wait for the same locks of the kernel.
+const MOST_THREADS: usize = 8;
+
+/// That nothing has moved since a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unchanged {
+    /// The run whose results still hold.
+    pub(crate) run: String,
+    /// Its pipeline.
+    pub(crate) pipeline: String,
+    /// How many stages it had.
+    pub(crate) stages: usize,
+}
+
+/// What a successful run leaves behind.
+#[derive(Debug, PartialEq, Eq)]
 struct Memory {
     /// See [`invocation`].
     invocation: Digest,
-    /// The run whose results still hold.
-    run: String,
+    found: Unchanged,
     /// The store, as far as a glance can tell whether something was taken from it.
-    store: Vec<Glance>,
-    /// Files and folders that the results depend on or are shown at, with their content.
-    tracked: Vec<(PathBuf, Digest)>,
+    store: Vec<u8>,
+    /// Files and folders that the results depend on or are shown at.
+    tracked: Vec<Tracked>,
 }
 
-/// Identity and change time of a folder or file; nothing when it is not there.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Glance(Option<(u64, u64, i64, i64)>);
+#[derive(Debug, PartialEq, Eq)]
+struct Tracked {
+    /// Relative to the workspace where it lies below.
+    path: PathBuf,
+    /// Nothing for folders, and for files that had been written to just before.
+    stat: Option<FileStat>,
+    digest: Digest,
+}
 
-/// Digest of all that decides what a run does, but for the content of the paths that the pipeline names: the pipeline's
-/// text, the options, the program's stage kinds and their code.
-pub(crate) fn invocation(
-    file: &Path,
-    options: &LoadOptions,
-    registry: &Registry,
-) -> std::io::Result<Digest> {
-    let mut hasher = Hasher::new("natron invocation v1")
+/// Digest of all that decides what a run does, but for the content of the pipeline file and of the paths that it names: the
+/// options, the program's stage kinds and their code.
+pub(crate) fn invocation(file: &Path, options: &LoadOptions, registry: &Registry) -> Digest {
+    let mut hasher = Hasher::new("natron invocation v2")
         .part(env!("CARGO_PKG_VERSION").as_bytes())
         .part(file.as_os_str().as_encoded_bytes())
-        .part(&fs::read(file)?)
         .part(options.profile.as_deref().unwrap_or_default().as_bytes())
         .part(&[u8::from(options.profile.is_some())])
         // Programs that stages run are found there.
@@ -58,27 +87,34 @@ pub(crate) fn invocation(
     for kind in registry.kinds() {
         hasher = hasher.part(kind.name.as_bytes()).part(kind.code.as_bytes());
     }
-    Ok(hasher.finish())
+    hasher.finish()
 }
 
-/// The record of the run whose results still hold, if that can be seen at a glance.
-pub(crate) fn unchanged(workspace: &Workspace, invocation: &Digest) -> Option<RunRecord> {
-    let text = fs::read(path(workspace, invocation)).ok()?;
-    let memory: Memory = serde_json::from_slice(&text).ok()?;
+/// The run whose results still hold, if that can be seen at a glance.
+pub(crate) fn unchanged(workspace: &Workspace, invocation: &Digest) -> Option<Unchanged> {
+    let path = path(workspace, invocation);
+    let mut memory = Memory::decode(&fs::read(&path).ok()?)?;
     if memory.invocation != *invocation || memory.store != glances(workspace) {
         return None;
     }
-    let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), false);
-    for (path, digest) in &memory.tracked {
-        if stat_cache.digest(path).ok()? != *digest {
+    let moved = moved(workspace, &memory.tracked)?;
+    if !moved.is_empty() {
+        let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), false);
+        let are_same = moved.iter().all(|&i| {
+            let tracked = &mut memory.tracked[i];
+            let path = workspace.resolve(&tracked.path);
+            let is_same = stat_cache.digest(&path).ok() == Some(tracked.digest);
+            tracked.stat = stat_cache.known(&path).map(|(stat, _)| stat);
+            is_same
+        });
+        // What is lost is read again next time.
+        let _ = stat_cache.save();
+        if !are_same {
             return None;
         }
+        let _ = write_whole(&path, &memory.encode(), Flush::Never);
     }
-    let mut record = RunRecord::read(workspace, &memory.run).ok()?;
-    for stage in &mut record.stages {
-        stage.outcome = Outcome::Hit;
-    }
-    Some(record)
+    Some(memory.found)
 }
 
 /// Remembers a run in which every stage has its outputs. A failure to do so costs speed, nothing else.
@@ -88,11 +124,16 @@ pub(crate) fn unchanged(workspace: &Workspace, invocation: &Digest) -> Option<Ru
 pub(crate) fn remember(
     workspace: &Workspace,
     invocation: &Digest,
+    (file, content): (&Path, Digest),
     graph: &Graph,
     summary: &RunSummary,
     stat_cache: &StatCache,
 ) {
-    let mut tracked = BTreeMap::new();
+    let mut tracked: BTreeMap<&Path, Digest> = BTreeMap::new();
+    let Ok(file) = std::path::absolute(file) else {
+        return;
+    };
+    tracked.insert(&file, content);
     for instance in &graph.instances {
         let Some(ingredients) = summary.ingredients.get(&instance.name) else {
             return;
@@ -101,7 +142,7 @@ pub(crate) fn remember(
             let Some(digest) = ingredients.sources.get(name) else {
                 return;
             };
-            tracked.insert(path.clone(), *digest);
+            tracked.insert(path, *digest);
         }
         for (port, edges) in &instance.inputs {
             let known = ingredients.inputs.get(port).into_iter().flatten();
@@ -109,7 +150,7 @@ pub(crate) fn remember(
                 if let (InputEdge::File { path }, InputIngredient::Bytes { digest }) =
                     (edge, ingredient)
                 {
-                    tracked.insert(path.clone(), *digest);
+                    tracked.insert(path, *digest);
                 }
             }
         }
@@ -117,18 +158,31 @@ pub(crate) fn remember(
             let Ok(digest) = stat_cache.digest(path) else {
                 return;
             };
-            tracked.insert(path.clone(), digest);
+            tracked.insert(path, digest);
         }
     }
+    let root = workspace.root();
+    let tracked = tracked.into_iter().map(|(path, digest)| {
+        // Asking makes it known; what has moved meanwhile has another digest and counts as moved next time.
+        let _ = stat_cache.digest(path);
+        let known = stat_cache.known(path).filter(|known| known.1 == digest);
+        Tracked {
+            path: path.strip_prefix(root).unwrap_or(path).to_owned(),
+            stat: known.map(|(stat, _)| stat),
+            digest,
+        }
+    });
     let memory = Memory {
         invocation: *invocation,
-        run: summary.record.id.clone(),
+        found: Unchanged {
+            run: summary.record.id.clone(),
+            pipeline: graph.name.clone(),
+            stages: graph.instances.len(),
+        },
         store: glances(workspace),
-        tracked: tracked.into_iter().collect(),
+        tracked: tracked.collect(),
     };
-    if let Ok(text) = serde_json::to_vec(&memory) {
-        let _ = write_atomically(&path(workspace, invocation), &text);
-    }
+    let _ = write_whole(&path(workspace, invocation), &memory.encode(), Flush::Never);
 }
 
 /// Forgets all that was remembered: the next run looks at everything again.
@@ -143,20 +197,295 @@ fn path(workspace: &Workspace, invocation: &Digest) -> PathBuf {
     workspace.state().join("noop").join(invocation.short())
 }
 
-/// Folders of the store whose entries change when something is taken out of it.
-fn glances(workspace: &Workspace) -> Vec<Glance> {
-    let root = workspace.cache().join("v1");
-    let folders = [
-        root.join("FORMAT"),
-        root.join("cas"),
-        root.join("quarantine"),
-        root.join("trash"),
-    ];
-    folders
-        .iter()
-        .map(|path| {
-            let stat = fs::metadata(path).ok();
-            Glance(stat.map(|s| (s.dev(), s.ino(), s.mtime(), s.mtime_nsec())))
+/// Positions of the paths whose stat tuple is not what it was.
+fn moved(workspace: &Workspace, tracked: &[Tracked]) -> Option<Vec<usize>> {
+    let root = File::open(workspace.root()).ok()?;
+    let stands = |tracked: &Tracked| {
+        let Some(before) = tracked.stat else {
+            return false;
+        };
+        // Relative to the open folder the kernel walks one or two names, not all of them.
+        fstatat(&root, &tracked.path, AtFlags::empty()).is_ok_and(|now| tuple(&now) == before)
+    };
+    let of = |from: usize, some: &[Tracked]| -> Vec<usize> {
+        let positions = some.iter().enumerate();
+        positions
+            .filter(|(_, tracked)| !stands(tracked))
+            .map(|(i, _)| from + i)
+            .collect()
+    };
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(MOST_THREADS)
+        .min(tracked.len() / PATHS_PER_THREAD)
+        .max(1);
+    if threads == 1 {
+        return Some(of(0, tracked));
+    }
+    let size = tracked.len().div_ceil(threads);
+    let parts = std::thread::scope(|scope| {
+        let parts: Vec<_> = tracked
+            .chunks(size)
+            .enumerate()
+            .map(|(i, chunk)| scope.spawn(move || of(i * size, chunk)))
+            .collect();
+        parts
+            .into_iter()
+            .map(|part| part.join().ok())
+            .collect::<Option<Vec<_>>>()
+    });
+    Some(parts?.concat())
+}
+
+fn tuple(stat: &nix::sys::stat::FileStat) -> FileStat {
+    let ns = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+    FileStat {
+        dev: stat.st_dev,
+        ino: stat.st_ino,
+        size: stat.st_size as u64,
+        mtime_ns: ns(stat.st_mtime, stat.st_mtime_nsec),
+        ctime_ns: ns(stat.st_ctime, stat.st_ctime_nsec),
+    }
+}
+
+/// What can be seen of the store without opening it: folders are others when they were replaced, and change when something
+/// is put aside or taken out.
+fn glances(workspace: &Workspace) -> Vec<u8> {
+    let root = natron_cache::layout_root(workspace.cache());
+    let mut bytes = Vec::new();
+    for (name, with_time) in [
+        ("FORMAT", false),
+        ("ac", false),
+        ("cas", false),
+        ("quarantine", true),
+        ("trash", true),
+    ] {
+        if let Ok(stat) = fs::metadata(root.join(name)) {
+            bytes.extend(name.as_bytes());
+            bytes.extend(stat.dev().to_le_bytes());
+            bytes.extend(stat.ino().to_le_bytes());
+            if with_time {
+                bytes.extend(stat.mtime().to_le_bytes());
+                bytes.extend(stat.mtime_nsec().to_le_bytes());
+            }
+        }
+    }
+    bytes
+}
+
+impl Memory {
+    fn encode(&self) -> Vec<u8> {
+        fn part(bytes: &mut Vec<u8>, part: &[u8]) {
+            bytes.extend((part.len() as u32).to_le_bytes());
+            bytes.extend(part);
+        }
+        let mut bytes = Vec::with_capacity(256 + 128 * self.tracked.len());
+        bytes.extend(MAGIC);
+        bytes.extend([0; 32]);
+        bytes.extend(self.invocation.as_bytes());
+        bytes.extend((self.found.stages as u64).to_le_bytes());
+        part(&mut bytes, self.found.run.as_bytes());
+        part(&mut bytes, self.found.pipeline.as_bytes());
+        part(&mut bytes, &self.store);
+        bytes.extend((self.tracked.len() as u64).to_le_bytes());
+        for Tracked { path, stat, digest } in &self.tracked {
+            bytes.push(if stat.is_some() { SETTLED } else { 0 });
+            let stat = stat.unwrap_or(FileStat {
+                dev: 0,
+                ino: 0,
+                size: 0,
+                mtime_ns: 0,
+                ctime_ns: 0,
+            });
+            for number in [stat.dev, stat.ino, stat.size] {
+                bytes.extend(number.to_le_bytes());
+            }
+            for time in [stat.mtime_ns, stat.ctime_ns] {
+                bytes.extend(time.to_le_bytes());
+            }
+            bytes.extend(digest.as_bytes());
+            part(&mut bytes, path.as_os_str().as_bytes());
+        }
+        let digest = Digest::of(&bytes[HEADER..]);
+        bytes[MAGIC.len()..HEADER].copy_from_slice(digest.as_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.get(..MAGIC.len())? != MAGIC {
+            return None;
+        }
+        let rest = bytes.get(HEADER..)?;
+        if Digest::of(rest).as_bytes() != &bytes[MAGIC.len()..HEADER] {
+            return None;
+        }
+        let mut reader = Reader { rest };
+        let invocation = reader.digest()?;
+        let stages = reader.u64()? as usize;
+        let run = String::from_utf8(reader.part()?.to_vec()).ok()?;
+        let pipeline = String::from_utf8(reader.part()?.to_vec()).ok()?;
+        let store = reader.part()?.to_vec();
+        let n = reader.u64()?;
+        let mut tracked = Vec::new();
+        for _ in 0..n {
+            let is_settled = reader.take(1)? == [SETTLED];
+            let stat = FileStat {
+                dev: reader.u64()?,
+                ino: reader.u64()?,
+                size: reader.u64()?,
+                mtime_ns: reader.u64()? as i64,
+                ctime_ns: reader.u64()? as i64,
+            };
+            tracked.push(Tracked {
+                digest: reader.digest()?,
+                stat: is_settled.then_some(stat),
+                path: PathBuf::from(OsStr::from_bytes(reader.part()?)),
+            });
+        }
+        let found = Unchanged {
+            run,
+            pipeline,
+            stages,
+        };
+        reader.rest.is_empty().then_some(Self {
+            invocation,
+            found,
+            store,
+            tracked,
         })
-        .collect()
+    }
+}
+
+/// Takes things off the front of bytes.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(n)?;
+        self.rest = rest;
+        Some(taken)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    fn digest(&mut self) -> Option<Digest> {
+        Some(Digest::from_bytes(self.take(32)?.try_into().ok()?))
+    }
+
+    fn part(&mut self) -> Option<&'a [u8]> {
+        let length = u32::from_le_bytes(self.take(4)?.try_into().ok()?);
+        self.take(length as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(workspace: &Workspace, files: &[&str]) -> Memory {
+        let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), false);
+        let tracked = files.iter().map(|name| {
+            let path = workspace.resolve(Path::new(name));
+            let digest = stat_cache.digest(&path).unwrap();
+            Tracked {
+                path: PathBuf::from(name),
+                stat: stat_cache.known(&path).map(|(stat, _)| stat),
+                digest,
+            }
+        });
+        Memory {
+            invocation: Digest::of(b"invocation"),
+            found: Unchanged {
+                run: "a run".into(),
+                pipeline: "p".into(),
+                stages: 7,
+            },
+            store: glances(workspace),
+            tracked: tracked.collect(),
+        }
+    }
+
+    fn workspace() -> (tempfile::TempDir, Workspace) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(".natron")).unwrap();
+        fs::create_dir(folder.path().join("folder")).unwrap();
+        for name in ["a", "b", "folder/c"] {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        // Their times are then settled.
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        let workspace = Workspace::new(folder.path(), None);
+        (folder, workspace)
+    }
+
+    #[test]
+    fn what_is_read_is_what_was_written_and_damage_is_nothing() {
+        let (_folder, workspace) = workspace();
+        let memory = memory(&workspace, &["a", "b", "folder"]);
+        assert!(memory.tracked[0].stat.is_some() && memory.tracked[2].stat.is_none());
+        let bytes = memory.encode();
+        assert_eq!(Memory::decode(&bytes).unwrap(), memory);
+        for i in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[i] ^= 1;
+            assert_eq!(Memory::decode(&damaged), None, "byte {i}");
+            assert_eq!(Memory::decode(&bytes[..i]), None, "cut at {i}");
+        }
+    }
+
+    #[test]
+    fn only_another_content_counts_as_a_change() {
+        let (folder, workspace) = workspace();
+        let memory = memory(&workspace, &["a", "b", "folder"]);
+        let path = path(&workspace, &memory.invocation);
+        write_whole(&path, &memory.encode(), Flush::Never).unwrap();
+        let look = || unchanged(&workspace, &memory.invocation);
+        assert_eq!(look(), Some(memory.found.clone()));
+        assert_eq!(unchanged(&workspace, &Digest::of(b"another")), None);
+
+        let file = File::options().write(true).open(folder.path().join("a"));
+        file.unwrap()
+            .set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap();
+        assert_eq!(look(), Some(memory.found.clone()), "touched");
+        // The same size, and the time put back: only the time of the change tells.
+        fs::write(folder.path().join("b"), "B").unwrap();
+        let time = memory.tracked[1].stat.unwrap().mtime_ns;
+        let file = File::options().write(true).open(folder.path().join("b"));
+        let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_nanos(time as u64);
+        file.unwrap().set_modified(time).unwrap();
+        assert_eq!(look(), None, "edited");
+        fs::write(folder.path().join("b"), "b").unwrap();
+        assert_eq!(look(), Some(memory.found.clone()), "put back");
+        fs::write(folder.path().join("folder/c"), "C").unwrap();
+        assert_eq!(look(), None, "edited in a folder");
+        fs::write(folder.path().join("folder/c"), "folder/c").unwrap();
+        assert_eq!(look(), Some(memory.found.clone()));
+        fs::remove_file(folder.path().join("a")).unwrap();
+        assert_eq!(look(), None, "gone");
+    }
+
+    #[test]
+    fn many_paths_are_looked_at_by_several_threads() {
+        let (folder, workspace) = workspace();
+        let names: Vec<String> = (0..2 * PATHS_PER_THREAD + 1)
+            .map(|i| format!("f{i}"))
+            .collect();
+        for name in &names {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let memory = memory(&workspace, &names);
+        assert!(moved(&workspace, &memory.tracked).unwrap().is_empty());
+        for i in [0, PATHS_PER_THREAD + 5, 2 * PATHS_PER_THREAD] {
+            fs::write(folder.path().join(names[i]), "x").unwrap();
+        }
+        let expected = [0, PATHS_PER_THREAD + 5, 2 * PATHS_PER_THREAD];
+        assert_eq!(moved(&workspace, &memory.tracked).unwrap(), expected);
+    }
 }

@@ -106,18 +106,14 @@ pub fn run_file(
         workspace,
     } = *asked;
     let started = Instant::now();
-    let invocation = noop::invocation(file, load_options, registry).ok();
+    let invocation = noop::invocation(file, load_options, registry);
     let is_plain = lock_mode == LockMode::Ignore
         && options.force.is_empty()
         && options.until.is_empty()
         && options.from.is_empty()
         && !options.paranoid;
-    if let Some(invocation) = &invocation
-        && is_plain
-        && let Some(mut record) = noop::unchanged(workspace, invocation)
-    {
-        record.seconds = started.elapsed().as_secs_f64();
-        return at_a_glance(record, options, workspace, watcher);
+    if is_plain && let Some(unchanged) = noop::unchanged(workspace, &invocation) {
+        return at_a_glance(asked, unchanged, started, watcher);
     }
     let graph = load(file, load_options, registry).map_err(SessionError::Pipeline)?;
     let lock_file = lock_path(file);
@@ -164,13 +160,11 @@ pub fn run_file(
             (None, LockMode::Write) => write_lock(&graph, &summary, &lock_file)?,
             (None, _) => {}
         }
-        if let Some(invocation) = &invocation
-            && options.until.is_empty()
-            && options.from.is_empty()
-        {
+        if options.until.is_empty() && options.from.is_empty() {
             let path = workspace.state().join("stat.bin");
             let stat_cache = StatCache::load(&path, false);
-            noop::remember(workspace, invocation, &graph, &summary, &stat_cache);
+            let file = (file, graph.file_digest);
+            noop::remember(workspace, &invocation, file, &graph, &summary, &stat_cache);
             let _ = stat_cache.save();
         }
     }
@@ -182,22 +176,33 @@ pub fn run_file(
     })
 }
 
-/// The summary of a run that saw at a glance that nothing had moved; `record` is that of the run whose results hold.
+/// The summary of a run that saw at a glance that nothing had moved. Its record lists no stages, see
+/// [`RunRecord::fill_in`].
 fn at_a_glance(
-    mut record: RunRecord,
-    options: &RunOptions,
-    workspace: &Workspace,
+    asked: &Invocation<'_>,
+    unchanged: noop::Unchanged,
+    started: Instant,
     watcher: &Arc<dyn Watcher>,
 ) -> Result<SessionSummary, SessionError> {
-    if !options.unrecorded {
-        let folder = RunFolder::create(workspace).map_err(RunError::State)?;
-        record.id.clone_from(&folder.id);
-        record.started.clone_from(&folder.started);
-        folder.finish(&record).map_err(RunError::State)?;
-    }
+    let folder = if asked.options.unrecorded {
+        RunFolder::nowhere()
+    } else {
+        RunFolder::create(asked.workspace).map_err(RunError::State)?
+    };
     watcher.event(&Event::Planned {
-        stages: record.stages.len(),
+        stages: unchanged.stages,
     });
+    let record = RunRecord {
+        pipeline: unchanged.pipeline,
+        file: asked.options.file.clone(),
+        profile: asked.load.profile.clone(),
+        sets: asked.load.sets.clone(),
+        same_as: Some(unchanged.run),
+        n_stages: unchanged.stages,
+        seconds: started.elapsed().as_secs_f64(),
+        ..folder.record()
+    };
+    folder.finish(&record).map_err(RunError::State)?;
     Ok(SessionSummary {
         run: RunSummary {
             record,

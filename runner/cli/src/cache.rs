@@ -68,7 +68,7 @@ const FOLDERS: [(&str, &str); 5] = [
 ];
 
 fn size(program: &Program, workspace: &Workspace) -> Result<(), Failure> {
-    let root = workspace.cache().join("v1");
+    let root = natron_cache::layout_root(workspace.cache());
     let mut sizes = Vec::new();
     for (folder, what) in FOLDERS {
         let path = root.join(folder);

@@ -139,7 +139,9 @@ fn report(program: &Program, summary: &SessionSummary) -> Result<(), Failure> {
     let failure = failure(program, summary);
     if program.output.is_json() {
         let code = failure.as_ref().map_or(0, Failure::code);
-        program.output.json(to_json(summary, code));
+        let mut summary = summary.clone();
+        summary.run.record.fill_in(&program.workspace()?);
+        program.output.json(to_json(&summary, code));
     } else {
         program.report(&summary.warnings);
     }
@@ -209,6 +211,13 @@ fn closing_line(program: &Program, summary: &SessionSummary) -> String {
     let style = program.output.note_style();
     let record = &summary.run.record;
     let time = units::seconds(record.seconds);
+    if summary.at_a_glance {
+        let stages = units::plural(record.n_stages, "stage");
+        return format!(
+            "{}: nothing to do, {stages} up to date ({time})",
+            style.green(&record.pipeline)
+        );
+    }
     let n = record.stages.len();
     if n == 0 {
         return style.dim("nothing ran");

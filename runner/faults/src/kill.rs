@@ -119,10 +119,7 @@ impl Templates {
 
     /// A copy of the workspace in `state`.
     pub fn copy(&self, state: State, folder: &Path) -> Checked<Playground> {
-        let playground = self.states[&state].copy_to(folder)?;
-        // The program knows its views by their absolute paths.
-        crate::playground::remove(&playground.path("out"))?;
-        Ok(playground)
+        self.states[&state].copy_to(folder)
     }
 
     /// Removes them.

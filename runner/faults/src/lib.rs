@@ -14,6 +14,13 @@ pub mod toys;
 
 pub mod kill;
 
+pub mod concurrency;
+pub mod corruption;
+pub mod crash;
+pub mod io_errors;
+pub mod plugins;
+pub mod scheduler;
+
 pub use dice::Dice;
 
 /// A result whose error is a sentence for a person who looks for the fault.

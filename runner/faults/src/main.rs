@@ -11,7 +11,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use natron_faults::{
-    Checked, While, figures, kill,
+    Checked, While, concurrency, corruption, crash, figures, io_errors, kill, plugins, scheduler,
     sweep::{Plan, Tally, say},
     toys,
 };
@@ -62,16 +62,21 @@ struct Run {
 
 type RunFamily = fn(&Plan) -> Checked<Tally>;
 
-const FAMILIES: [(&str, RunFamily); 1] = [("kill", kill::run)];
-
-/// If this is set, wait until the standard input ends before doing anything.
-const BARRIER: &str = "NATRON_FAULTS_BARRIER";
+const FAMILIES: [(&str, RunFamily); 7] = [
+    ("kill", kill::run),
+    ("crash", crash::run),
+    ("io", io_errors::run),
+    ("corruption", corruption::run),
+    ("scheduler", scheduler::run),
+    ("concurrency", concurrency::run),
+    ("plugins", plugins::run),
+];
 
 fn main() -> ExitCode {
     let mut words: Vec<OsString> = env::args_os().collect();
     if words.get(1).is_some_and(|word| word == "natron") {
         words.remove(1);
-        if env::var_os(BARRIER).is_some() {
+        if env::var_os(concurrency::BARRIER).is_some() {
             let _ = io::stdin().read_to_end(&mut Vec::new());
         }
         return natron_cli::main_with_arguments(toys::registry(), words);

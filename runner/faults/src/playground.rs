@@ -91,7 +91,7 @@ views.metrics = "out/sum.json"
 name = "p"
 [stages.first]
 uses = "command"
-with.run = ["sh", "-c", "echo $TOKEN; cat > /dev/null; echo first {salt} > $0", "${{outputs.o}}"]
+with.run = ["sh", "-c", "echo $NATRON_FAULTS_API_TOKEN; cat > /dev/null; echo first {salt} > $0", "${{outputs.o}}"]
 with.outputs.o = "file"
 with.pass_environment = ["{}"]
 [stages.second]

@@ -1,6 +1,10 @@
 //! The kinds of stages that a program knows.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::{Serialize, de::DeserializeOwned};
@@ -41,23 +45,35 @@ pub struct ParsedStage {
 
 type Parse = dyn Fn(&Value) -> Result<ParsedStage, ParameterError> + Send + Sync;
 
-/// A kind of stage.
+/// A kind of stage. Copies are cheap.
 #[derive(Clone)]
 pub struct StageKind {
     /// What `uses` calls it.
     pub name: String,
-    /// One line about it.
-    pub summary: String,
-    /// All that its doc comment says.
-    pub documentation: String,
     /// Fingerprint of the code that defines its results.
     pub code: String,
-    /// JSON schema of its parameters.
-    pub schema: Value,
+    /// Made when somebody asks: a run that finds nothing to do does not need it.
+    schema: Arc<OnceLock<Value>>,
+    make_schema: fn() -> Value,
     parse: Arc<Parse>,
 }
 
 impl StageKind {
+    /// JSON schema of its parameters.
+    pub fn schema(&self) -> &Value {
+        self.schema.get_or_init(self.make_schema)
+    }
+
+    /// All that its doc comment says.
+    pub fn documentation(&self) -> &str {
+        self.schema()["description"].as_str().unwrap_or_default()
+    }
+
+    /// One line about it.
+    pub fn summary(&self) -> &str {
+        self.documentation().lines().next().unwrap_or_default()
+    }
+
     /// The stage with the parameters `with` (a JSON object).
     ///
     /// # Errors
@@ -90,24 +106,11 @@ impl Registry {
     where
         P: Stage + Serialize + DeserializeOwned + JsonSchema + 'static,
     {
-        let mut settings = SchemaSettings::draft2020_12();
-        settings.inline_subschemas = true;
-        let schema = settings
-            .into_generator()
-            .into_root_schema_for::<P>()
-            .to_value();
-        let documentation = schema
-            .get("description")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
-        let summary = documentation.lines().next().unwrap_or_default().to_owned();
         let kind = StageKind {
             name: name.to_owned(),
-            summary,
-            documentation,
             code: code.to_owned(),
-            schema,
+            schema: Arc::default(),
+            make_schema: make_schema::<P>,
             parse: Arc::new(parse::<P>),
         };
         let before = self.kinds.insert(name.to_owned(), kind);
@@ -123,6 +126,13 @@ impl Registry {
     pub fn kinds(&self) -> impl Iterator<Item = &StageKind> {
         self.kinds.values()
     }
+}
+
+fn make_schema<P: JsonSchema>() -> Value {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.inline_subschemas = true;
+    let generator = settings.into_generator();
+    generator.into_root_schema_for::<P>().to_value()
 }
 
 fn parse<P>(with: &Value) -> Result<ParsedStage, ParameterError>
@@ -190,7 +200,7 @@ mod tests {
         registry.register::<Wait>("wait", "1");
         let kind = registry.get("wait").unwrap();
 
-        assert_eq!(kind.summary, "Waits.");
+        assert_eq!(kind.summary(), "Waits.");
         assert_eq!(
             kind.parse(&json!({})).unwrap().parameters,
             json!({"bars": 3})
@@ -200,7 +210,7 @@ mod tests {
         let error = kind.parse(&json!({"bras": 3})).err().unwrap();
         assert!(error.message.contains("unknown field `bras`"), "{error}");
         assert_eq!(
-            kind.schema["properties"]["bars"]["description"],
+            kind.schema()["properties"]["bars"]["description"],
             "How long, in bars."
         );
     }

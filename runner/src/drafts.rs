@@ -101,9 +101,8 @@ pub(crate) fn make(
             check_kind_of_broken(stage, registry, mistakes);
         }
         // Stages that somebody wrote one by one are as many as they are meant to be; a product of axes may not be.
-        total += drafts
-            .as_ref()
-            .map_or(0, |drafts| drafts.len().saturating_sub(1));
+        let made = drafts.as_ref().map_or(0, Vec::len);
+        total += if made > 1 { made } else { 0 };
         if total > options.max_instances {
             let message = format!(
                 "the matrices of the pipeline make more than {} instances",

@@ -2,11 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{self, RecvTimeoutError},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use natron_artifacts::{Cancel, DeviceGrant, Gpu, Level, Manifest, StageError};
@@ -17,15 +14,14 @@ use crate::{
     DeviceChoice, Event, Graph, InputEdge, Instance, Outcome, Watcher, Workspace,
     history::{RunFolder, RunRecord, StageRecord},
     ingredients::{Bound, SourceError, ingredients, lineage},
+    ready::ReadyQueue,
     schedule::{Capacity, Grant, Pool, available_memory_bytes, remaining_seconds},
-    worker::{Executed, Job, JobError, Shared, execute},
+    worker::{Executed, Job, JobError, Shared},
+    workers::Hall,
 };
 
 /// A run has at most this many threads for each core, whatever it was asked for.
 const MOST_THREADS_PER_CORE: usize = 4;
-
-/// How often the scheduler looks whether it shall stop.
-const CANCEL_POLL: Duration = Duration::from_millis(25);
 
 /// What a run shall do beyond the graph.
 #[derive(Debug, Clone, Default)]
@@ -189,17 +185,14 @@ pub fn run(
         .iter()
         .filter(|node| node.state != State::Left)
         .count();
+    run.shared.folder.begin(&run.head())?;
     watcher.event(&Event::Planned { stages: selected });
     let interrupted = run.execute(options, cancel)?;
-    let record = run.record(started.elapsed().as_secs_f64());
+    let ingredients = run.take_ingredients();
     run.save_stat_cache();
-    run.shared.folder.finish(&record)?;
-    let ingredients = graph
-        .instances
-        .iter()
-        .zip(&run.nodes)
-        .filter_map(|(instance, node)| Some((instance.name.clone(), node.ingredients.clone()?)))
-        .collect();
+    let shared = Arc::clone(&run.shared);
+    let record = run.record(started.elapsed().as_secs_f64());
+    shared.folder.finish(&record)?;
     Ok(RunSummary {
         record,
         interrupted,
@@ -294,25 +287,22 @@ fn with_consumers(graph: &Graph, indices: &BTreeSet<usize>) -> BTreeSet<usize> {
     reached
 }
 
-struct Run<'a> {
+pub(crate) struct Run<'a> {
     graph: &'a Graph,
     shared: Arc<Shared>,
     nodes: Vec<Node>,
     consumers: Vec<Vec<usize>>,
+    /// For each stage, how many of its producers are not done.
+    missing: Vec<usize>,
+    /// For each stage, how many of its consumers may still read its outputs.
+    readers: Vec<usize>,
     remaining: Vec<f64>,
+    ready: ReadyQueue,
     /// The newest results of each stage in earlier runs.
     last: BTreeMap<String, StageRecord>,
     /// Those that may be executed; the others have to be in the store.
     allowed: BTreeSet<usize>,
     file: String,
-}
-
-enum Message {
-    Finished {
-        index: usize,
-        grant: Grant,
-        result: Result<Executed, JobError>,
-    },
 }
 
 impl<'a> Run<'a> {
@@ -347,7 +337,7 @@ impl<'a> Run<'a> {
         selected = &selected & &with_producers(graph, &allowed);
         let mut consumers = vec![Vec::new(); graph.instances.len()];
         for (index, instance) in graph.instances.iter().enumerate() {
-            for producer in instance.producers().collect::<BTreeSet<_>>() {
+            for producer in distinct_producers(instance) {
                 consumers[producer].push(index);
             }
         }
@@ -371,10 +361,22 @@ impl<'a> Run<'a> {
             attempts: 0,
             forced: forced.contains(&index),
         });
+        let nodes: Vec<Node> = nodes.collect();
+        let mut missing = vec![0; nodes.len()];
+        let mut readers = vec![0; nodes.len()];
+        for (producer, consumers) in consumers.iter().enumerate() {
+            for &consumer in consumers {
+                missing[consumer] += 1;
+                readers[producer] += usize::from(nodes[consumer].state != State::Left);
+            }
+        }
         Ok(Self {
             graph,
-            nodes: nodes.collect(),
+            nodes,
+            missing,
+            readers,
             remaining: remaining_seconds(&seconds, &consumers),
+            ready: ReadyQueue::default(),
             consumers,
             last,
             allowed,
@@ -394,7 +396,7 @@ impl<'a> Run<'a> {
     fn settle_all(&mut self) -> Result<(), RunError> {
         for index in 0..self.nodes.len() {
             // Producers come first in the list, so one pass reaches everything.
-            if self.nodes[index].state == State::Waiting && self.producers_are_done(index) {
+            if self.nodes[index].state == State::Waiting && self.missing[index] == 0 {
                 self.settle(index)?;
             }
         }
@@ -408,21 +410,15 @@ impl<'a> Run<'a> {
             if self.nodes[done].state != State::Done {
                 continue;
             }
-            for consumer in self.consumers[done].clone() {
-                if self.nodes[consumer].state == State::Waiting && self.producers_are_done(consumer)
-                {
+            for position in 0..self.consumers[done].len() {
+                let consumer = self.consumers[done][position];
+                if self.nodes[consumer].state == State::Waiting && self.missing[consumer] == 0 {
                     self.settle(consumer)?;
                     open.push(consumer);
                 }
             }
         }
         Ok(())
-    }
-
-    fn producers_are_done(&self, index: usize) -> bool {
-        self.graph.instances[index]
-            .producers()
-            .all(|p| self.nodes[p].state == State::Done)
     }
 
     /// Computes the key of a stage whose inputs are known, and looks it up.
@@ -453,12 +449,28 @@ impl<'a> Run<'a> {
                 record.execution.seconds,
             );
         } else if self.allowed.contains(&index) {
-            node.state = State::Ready;
+            self.make_ready(index);
         } else {
             let stage = instance.name.clone();
             return Err(RunError::NotCached { stage });
         }
         Ok(())
+    }
+
+    fn make_ready(&mut self, index: usize) {
+        self.nodes[index].state = State::Ready;
+        let instance = &self.graph.instances[index];
+        self.ready.push(index, self.remaining[index], instance);
+    }
+
+    /// Notes that a stage will read nothing more.
+    fn release_inputs(&mut self, index: usize) {
+        for producer in distinct_producers(&self.graph.instances[index]) {
+            self.readers[producer] -= 1;
+            if self.readers[producer] == 0 {
+                self.drop_outputs(producer);
+            }
+        }
     }
 
     /// What comes in at each port, with labels.
@@ -510,6 +522,13 @@ impl<'a> Run<'a> {
         node.outputs = outputs;
         node.seconds = seconds;
         node.error = None;
+        for &consumer in &self.consumers[index] {
+            self.missing[consumer] -= 1;
+        }
+        self.release_inputs(index);
+        if self.readers[index] == 0 {
+            self.drop_outputs(index);
+        }
         let stage = &self.graph.instances[index].name;
         self.shared.watcher.event(&Event::Finished {
             stage,
@@ -518,54 +537,26 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// The loop of the scheduler. Returns whether it was stopped.
+    /// Executes what has to be. Returns whether it was stopped.
     fn execute(&mut self, options: &RunOptions, cancel: &Cancel) -> Result<bool, RunError> {
         let threads = options
             .jobs
             .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
             .unwrap_or(1)
             // More only get in each other's way, and cost minutes when there are thousands.
-            .min(MOST_THREADS_PER_CORE * cores());
-        let mut pool = Pool::new(Capacity {
-            threads: threads.max(1),
+            .clamp(1, MOST_THREADS_PER_CORE * cores());
+        let pool = Pool::new(Capacity {
+            threads,
             memory_bytes: available_memory_bytes(),
             gpus: Vec::new(),
             tokens: BTreeMap::new(),
         });
-        let (sender, receiver) = mpsc::channel();
-        let mut cancels: BTreeMap<usize, (Cancel, Option<Instant>)> = BTreeMap::new();
-        let mut stopping = false;
         self.settle_all()?;
-        loop {
-            if !stopping && !cancel.is_set() {
-                self.start_what_fits(&mut pool, &sender, &mut cancels);
-            }
-            if pool.running() == 0 {
-                break;
-            }
-            match receiver.recv_timeout(CANCEL_POLL) {
-                Ok(Message::Finished {
-                    index,
-                    grant,
-                    result,
-                }) => {
-                    pool.give_back(&grant);
-                    let timed_out = cancels.remove(&index).is_some_and(|(flag, deadline)| {
-                        flag.is_set() && deadline.is_some_and(|at| Instant::now() >= at)
-                    });
-                    let failed = self.take_result(index, result, timed_out && !cancel.is_set())?;
-                    stopping |= failed && !options.keep_going;
-                    self.settle_below(index)?;
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => unreachable!("we hold a sender"),
-            }
-            for (flag, deadline) in cancels.values() {
-                if cancel.is_set() || deadline.is_some_and(|at| Instant::now() >= at) {
-                    flag.set();
-                }
-            }
-        }
+        let shared = Arc::clone(&self.shared);
+        let ended = Hall::new(self, &shared, pool, threads, options.keep_going, cancel).run();
+        let flushed = shared.store.flush();
+        ended?;
+        flushed?;
         for index in 0..self.nodes.len() {
             if matches!(self.nodes[index].state, State::Waiting | State::Ready) {
                 self.nodes[index].state = State::Skipped;
@@ -580,44 +571,33 @@ impl<'a> Run<'a> {
         Ok(cancel.is_set())
     }
 
-    fn start_what_fits(
-        &mut self,
-        pool: &mut Pool,
-        sender: &mpsc::Sender<Message>,
-        cancels: &mut BTreeMap<usize, (Cancel, Option<Instant>)>,
-    ) {
-        let mut ready: Vec<usize> = (0..self.nodes.len())
-            .filter(|&i| self.nodes[i].state == State::Ready)
-            .collect();
-        ready.sort_by(|&a, &b| {
-            self.remaining[b]
-                .total_cmp(&self.remaining[a])
-                .then(a.cmp(&b))
-        });
-        for index in ready {
-            let instance = &self.graph.instances[index];
+    /// The next stage that fits what is free, ready to be executed.
+    pub(crate) fn next(&mut self, pool: &mut Pool) -> Option<(usize, Grant, Job<'a>)> {
+        loop {
+            let nodes = &self.nodes;
+            let (index, grant) = self.ready.pop(
+                |index| nodes[index].state == State::Ready,
+                |resources, tokens| pool.take(resources, tokens),
+            )?;
+            let graph = self.graph;
+            let instance = &graph.instances[index];
             if instance.resources.gpu == Gpu::Required {
+                pool.give_back(&grant);
                 let message = "the stage requires a GPU, and this run has none".to_owned();
                 self.fail(index, &StageError::resource(message).to_string());
                 continue;
             }
-            let Some(grant) = pool.take(&instance.resources, &instance.tokens) else {
-                continue;
-            };
             let Ok(bound) = self.bound(index) else {
                 // The source vanished since the key was made; the next look says which.
                 pool.give_back(&grant);
                 self.fail(index, "a source vanished");
                 continue;
             };
-            let flag = Cancel::new();
-            let deadline = instance.timeout.map(|limit| Instant::now() + limit);
-            cancels.insert(index, (flag.clone(), deadline));
             let node = &mut self.nodes[index];
             node.state = State::Running;
             node.attempts += 1;
             let job = Job {
-                instance: instance.clone(),
+                instance,
                 key: node.key.expect("a ready stage has a key"),
                 ingredients: node
                     .ingredients
@@ -630,23 +610,28 @@ impl<'a> Run<'a> {
                     .then(|| lineage(self.graph, instance)),
                 threads: grant.threads,
                 device: grant.gpu.map_or(DeviceGrant::Cpu, DeviceGrant::Cuda),
-                cancel: flag,
+                cancel: Cancel::new(),
                 look_up: !node.forced,
             };
-            let (shared, sender) = (Arc::clone(&self.shared), sender.clone());
-            std::thread::Builder::new()
-                .name(instance.name.chars().take(15).collect())
-                .spawn(move || {
-                    let result = execute(&shared, &job);
-                    // The scheduler outlives every worker.
-                    let _ = sender.send(Message::Finished {
-                        index,
-                        grant,
-                        result,
-                    });
-                })
-                .expect("the system starts a thread");
+            return Some((index, grant, job));
         }
+    }
+
+    /// Whether some stage could start but for resources.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Takes a worker's result in and settles what became possible. Returns whether the stage failed for good.
+    pub(crate) fn take_in(
+        &mut self,
+        index: usize,
+        result: Result<Executed, JobError>,
+        timed_out: bool,
+    ) -> Result<bool, RunError> {
+        let has_failed = self.take_result(index, result, timed_out)?;
+        self.settle_below(index)?;
+        Ok(has_failed)
     }
 
     /// Takes a worker's result in. Returns whether the stage failed for good.
@@ -674,7 +659,6 @@ impl<'a> Run<'a> {
                 };
                 self.nodes[index].forced = false;
                 self.finish(index, outcome, executed.outputs, executed.seconds);
-                self.drop_finished_inputs(index);
                 Ok(false)
             }
             Err(JobError::Stage(StageError::Interrupted)) if !timed_out => {
@@ -708,7 +692,7 @@ impl<'a> Run<'a> {
                 if self.nodes[index].attempts <= instance.retries {
                     let text = format!("attempt {} failed: {message}", self.nodes[index].attempts);
                     self.say(&instance.name, Level::Warning, &text);
-                    self.nodes[index].state = State::Ready;
+                    self.make_ready(index);
                     return Ok(false);
                 }
                 self.fail(index, &message);
@@ -726,16 +710,30 @@ impl<'a> Run<'a> {
         else {
             unreachable!("only outputs of stages are in the store");
         };
-        let name = &self.graph.instances[*producer].name;
+        let producer = *producer;
+        self.nodes[index].state = State::Waiting;
+        if self.nodes[producer].state != State::Done {
+            // Another consumer has missed it too, and was first.
+            return;
+        }
+        let name = &self.graph.instances[producer].name;
         let why = warning.unwrap_or("its result is not in the store any more");
         self.say(name, Level::Warning, &format!("runs again: {why}"));
-        self.nodes[*producer].state = State::Ready;
-        self.nodes[*producer].forced = true;
-        self.nodes[index].state = State::Waiting;
-        for consumer in self.consumers[*producer].clone() {
+        self.nodes[producer].forced = true;
+        for above in distinct_producers(&self.graph.instances[producer]) {
+            self.readers[above] += 1;
+        }
+        for position in 0..self.consumers[producer].len() {
+            let consumer = self.consumers[producer][position];
+            self.missing[consumer] += 1;
             if self.nodes[consumer].state == State::Ready {
                 self.nodes[consumer].state = State::Waiting;
             }
+        }
+        if self.missing[producer] == 0 {
+            self.make_ready(producer);
+        } else {
+            self.nodes[producer].state = State::Waiting;
         }
     }
 
@@ -744,6 +742,7 @@ impl<'a> Run<'a> {
         node.state = State::Failed;
         node.outcome = Outcome::Failed;
         node.error = Some(message.to_owned());
+        self.release_inputs(index);
         let stage = &self.graph.instances[index].name;
         self.shared.folder.log(stage, message);
         let outcome = Outcome::Failed;
@@ -763,26 +762,15 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// Drops artifacts from memory that nobody in this run will read any more.
-    fn drop_finished_inputs(&self, index: usize) {
+    /// Drops the outputs of a stage from memory: nobody in this run will read them any more.
+    fn drop_outputs(&self, index: usize) {
         let mut live = self
             .shared
             .live
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let candidates = self.graph.instances[index].producers().chain([index]);
-        for candidate in candidates {
-            let open = self.consumers[candidate].iter().any(|&c| {
-                matches!(
-                    self.nodes[c].state,
-                    State::Waiting | State::Ready | State::Running
-                )
-            });
-            if !open {
-                for manifest in self.nodes[candidate].outputs.values() {
-                    live.remove(&(manifest.kind, manifest.bytes));
-                }
-            }
+        for manifest in self.nodes[index].outputs.values() {
+            live.remove(&(manifest.kind, manifest.bytes));
         }
     }
 
@@ -791,17 +779,32 @@ impl<'a> Run<'a> {
         let _ = self.shared.stat_cache.save();
     }
 
-    fn record(&self, seconds: f64) -> RunRecord {
-        let stages = self.graph.instances.iter().zip(&self.nodes);
-        let stages = stages.filter(|(_, node)| node.state != State::Left);
+    fn take_ingredients(&mut self) -> BTreeMap<String, Ingredients> {
+        let nodes = self.graph.instances.iter().zip(&mut self.nodes);
+        nodes
+            .filter_map(|(instance, node)| Some((instance.name.clone(), node.ingredients.take()?)))
+            .collect()
+    }
+
+    /// What is known of the run before it ends.
+    fn head(&self) -> RunRecord {
         RunRecord {
             pipeline: self.graph.name.clone(),
             file: self.file.clone(),
             profile: self.graph.profile.clone(),
             sets: self.graph.sets.clone(),
             params: self.graph.params.clone(),
-            seconds,
             n_stages: self.graph.instances.len(),
+            ..self.shared.folder.record()
+        }
+    }
+
+    fn record(self, seconds: f64) -> RunRecord {
+        let head = self.head();
+        let stages = self.graph.instances.iter().zip(self.nodes);
+        let stages = stages.filter(|(_, node)| node.state != State::Left);
+        RunRecord {
+            seconds,
             stages: stages
                 .map(|(instance, node)| StageRecord {
                     name: instance.name.clone(),
@@ -809,13 +812,18 @@ impl<'a> Run<'a> {
                     key: node.key.map(|key| key.digest()),
                     outcome: node.outcome,
                     seconds: node.seconds,
-                    outputs: node.outputs.clone(),
-                    error: node.error.clone(),
+                    outputs: node.outputs,
+                    error: node.error,
                 })
                 .collect(),
-            ..self.shared.folder.record()
+            ..head
         }
     }
+}
+
+/// Each instance that `instance` reads from, once.
+fn distinct_producers(instance: &Instance) -> BTreeSet<usize> {
+    instance.producers().collect()
 }
 
 fn cores() -> usize {

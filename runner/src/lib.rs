@@ -17,6 +17,7 @@ mod overrides;
 mod definition;
 mod matrix;
 mod parameters;
+mod ready;
 mod references;
 mod settings;
 
@@ -32,6 +33,7 @@ mod ingredients;
 mod schedule;
 mod views;
 mod worker;
+mod workers;
 mod workspace;
 
 mod divergence;

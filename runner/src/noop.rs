@@ -472,7 +472,7 @@ mod tests {
     #[test]
     fn many_paths_are_looked_at_by_several_threads() {
         let (folder, workspace) = workspace();
-        let names: Vec<String> = (0..2 * PATHS_PER_THREAD + 1)
+        let names: Vec<String> = (0..=2 * PATHS_PER_THREAD)
             .map(|i| format!("f{i}"))
             .collect();
         for name in &names {

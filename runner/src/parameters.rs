@@ -177,7 +177,7 @@ impl Reader<'_> {
             .clone();
         let mut names = vec![name.to_owned()];
         if path.is_empty()
-            && let Some(required) = self.kind.schema.get("required").and_then(Value::as_array)
+            && let Some(required) = self.kind.schema().get("required").and_then(Value::as_array)
             && let Some(table) = self.with.as_table()
         {
             let others = required.iter().filter_map(Value::as_str);
@@ -257,7 +257,7 @@ impl Reader<'_> {
 
     /// First line of what the schema says about the parameter at `path`.
     fn description(&self, path: &[String]) -> String {
-        let mut schema = &self.kind.schema;
+        let mut schema = self.kind.schema();
         for part in path {
             let next = schema
                 .get("properties")

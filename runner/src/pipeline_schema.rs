@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 pub fn pipeline_schema(registry: &Registry) -> Value {
     let kinds: Vec<Value> = registry
         .kinds()
-        .map(|kind| json!({"const": kind.name, "description": kind.summary}))
+        .map(|kind| json!({"const": kind.name, "description": kind.summary()}))
         .collect();
     let with_of_kind: Vec<Value> = registry.kinds().map(with_of_kind).collect();
     let mut stage = stage_properties();
@@ -69,7 +69,7 @@ pub fn pipeline_schema(registry: &Registry) -> Value {
 
 /// `with` of one kind; each parameter may be a reference instead.
 fn with_of_kind(kind: &StageKind) -> Value {
-    let mut schema = kind.schema.clone();
+    let mut schema = kind.schema().clone();
     if let Value::Object(map) = &mut schema {
         map.remove("$schema");
         map.remove("title");

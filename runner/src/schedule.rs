@@ -38,7 +38,6 @@ pub(crate) struct Pool {
     memory_bytes: u64,
     gpus: Vec<u32>,
     tokens: BTreeMap<String, u32>,
-    running: usize,
 }
 
 impl Pool {
@@ -49,7 +48,6 @@ impl Pool {
             memory_bytes: capacity.memory_bytes,
             gpus: capacity.gpus.clone(),
             tokens: BTreeMap::new(),
-            running: 0,
             capacity,
         }
     }
@@ -62,6 +60,9 @@ impl Pool {
         wanted: &Resources,
         tokens: &BTreeMap<String, u32>,
     ) -> Option<Grant> {
+        if !self.has_thread() {
+            return None;
+        }
         let threads = match wanted.threads {
             Threads::One => 1,
             Threads::Count(n) => (n.max(1) as usize).min(self.capacity.threads),
@@ -89,7 +90,6 @@ impl Pool {
         for (name, n) in &tokens {
             *self.tokens.entry(name.clone()).or_default() += n;
         }
-        self.running += 1;
         Some(Grant {
             threads,
             memory_bytes,
@@ -111,12 +111,11 @@ impl Pool {
                 *held -= n;
             }
         }
-        self.running -= 1;
     }
 
-    /// How many grants are out.
-    pub(crate) fn running(&self) -> usize {
-        self.running
+    /// Whether a thread is free: no stage starts without one.
+    pub(crate) fn has_thread(&self) -> bool {
+        self.threads > 0
     }
 
     fn token_capacity(&self, name: &str) -> u32 {

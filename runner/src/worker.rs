@@ -14,6 +14,7 @@ use natron_artifacts::{
     Manifest, Observer, Progress, StageContext, StageContextParts, StageError,
 };
 use natron_cache::{Execution, Ingredients, StageKey, StatCache, Store, StoreError, clock};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use thiserror::Error;
 
 use crate::{
@@ -24,6 +25,37 @@ use crate::{
 
 /// A record keeps this many bytes of its stage's log; the run's folder keeps all of it.
 const LONGEST_LOG: usize = 1 << 20;
+
+/// The thread pools of one worker. Making one costs more than a small stage does.
+#[derive(Default)]
+pub(crate) struct ThreadPools {
+    /// Of the worker's own thread alone: what runs in it changes no thread.
+    own: Option<ThreadPool>,
+    /// With several threads, by their number: the one that was used last.
+    shared: Option<(usize, ThreadPool)>,
+}
+
+impl ThreadPools {
+    /// The pool of `threads` threads.
+    pub(crate) fn of(&mut self, threads: usize) -> Result<&ThreadPool, StageError> {
+        let failed = |e| StageError::resource(format!("cannot start threads: {e}"));
+        let builder = ThreadPoolBuilder::new();
+        if threads == 1 {
+            if self.own.is_none() {
+                let pool = builder.num_threads(1).use_current_thread().build();
+                self.own = Some(pool.map_err(failed)?);
+            }
+            return Ok(self.own.as_ref().expect("it was just made"));
+        }
+        if self.shared.as_ref().is_none_or(|(n, _)| *n != threads) {
+            // The old one's threads end first.
+            self.shared = None;
+            let pool = builder.num_threads(threads).build().map_err(failed)?;
+            self.shared = Some((threads, pool));
+        }
+        Ok(&self.shared.as_ref().expect("it was just made").1)
+    }
+}
 
 /// What all stages of a run share.
 pub(crate) struct Shared {
@@ -37,8 +69,8 @@ pub(crate) struct Shared {
 }
 
 /// One execution of one stage.
-pub(crate) struct Job {
-    pub(crate) instance: Instance,
+pub(crate) struct Job<'a> {
+    pub(crate) instance: &'a Instance,
     pub(crate) key: StageKey,
     pub(crate) ingredients: Ingredients,
     pub(crate) bound: BTreeMap<String, Vec<(String, Bound)>>,
@@ -80,7 +112,11 @@ pub(crate) enum JobError {
 }
 
 /// Runs `job` to its end.
-pub(crate) fn execute(shared: &Shared, job: &Job) -> Result<Executed, JobError> {
+pub(crate) fn execute(
+    shared: &Shared,
+    pools: &mut ThreadPools,
+    job: &Job<'_>,
+) -> Result<Executed, JobError> {
     let Some(_lease) = shared.store.lease(&job.key, &|| job.cancel.is_set())? else {
         return Err(StageError::Interrupted.into());
     };
@@ -102,7 +138,7 @@ pub(crate) fn execute(shared: &Shared, job: &Job) -> Result<Executed, JobError> 
     let inputs = inputs(shared, job)?;
     let (started, started_unix_ms) = (Instant::now(), clock::unix_ms());
     let log = Arc::new(Mutex::new(Vec::new()));
-    let artifacts = run_stage(shared, job, inputs, &log)?;
+    let artifacts = run_stage(shared, pools, job, inputs, &log)?;
     let seconds = started.elapsed().as_secs_f64();
     let mut opened = BTreeMap::new();
     let mut sealed = BTreeMap::new();
@@ -155,7 +191,8 @@ pub(crate) fn execute(shared: &Shared, job: &Job) -> Result<Executed, JobError> 
 
 fn run_stage(
     shared: &Shared,
-    job: &Job,
+    pools: &mut ThreadPools,
+    job: &Job<'_>,
     inputs: BTreeMap<String, Vec<Input>>,
     log: &Arc<Mutex<Vec<u8>>>,
 ) -> Result<BTreeMap<String, Artifact>, JobError> {
@@ -180,10 +217,7 @@ fn run_stage(
         cancel: job.cancel.clone(),
     };
     let mut context = StageContext::new(parts, job.instance.signature.clone());
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(job.threads)
-        .build();
-    let pool = pool.map_err(|e| StageError::resource(format!("cannot start threads: {e}")))?;
+    let pool = pools.of(job.threads)?;
     let stage = &job.instance.parsed.stage;
     let result = catch_unwind(AssertUnwindSafe(|| {
         pool.install(|| stage.run(&mut context))
@@ -199,10 +233,10 @@ fn run_stage(
 }
 
 /// The artifacts that come in, each with only the columns that its port declares.
-fn inputs(shared: &Shared, job: &Job) -> Result<BTreeMap<String, Vec<Input>>, JobError> {
+fn inputs(shared: &Shared, job: &Job<'_>) -> Result<BTreeMap<String, Vec<Input>>, JobError> {
     let mut inputs: BTreeMap<String, Vec<Input>> = BTreeMap::new();
     for (port, bound) in &job.bound {
-        let only = only_columns(&job.instance, port);
+        let only = only_columns(job.instance, port);
         for (position, (label, bound)) in bound.iter().enumerate() {
             let input = match bound {
                 Bound::Output(manifest) => {
@@ -291,7 +325,7 @@ fn open(
 }
 
 /// D5: a result is only a result of its key if the sources are still what the key says.
-fn check_sources(shared: &Shared, job: &Job) -> Result<(), JobError> {
+fn check_sources(shared: &Shared, job: &Job<'_>) -> Result<(), JobError> {
     let stat_cache = &shared.stat_cache;
     for (name, path) in &job.instance.sources {
         let now = source_digest(stat_cache, path)

@@ -48,8 +48,8 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
     };
     if output.is_json() {
         let mut description = summary_json(kind);
-        description["documentation"] = kind.documentation.clone().into();
-        description["schema"] = kind.schema.clone();
+        description["documentation"] = kind.documentation().into();
+        description["schema"] = kind.schema().clone();
         output.json(description);
     } else {
         output.data(&description(kind, output.data_style(), terminal_width()));
@@ -67,7 +67,7 @@ fn unknown(registry: &Registry, name: &str) -> Failure {
 }
 
 fn summary_json(kind: &StageKind) -> Value {
-    json!({ "name": kind.name, "summary": kind.summary, "code": kind.code })
+    json!({ "name": kind.name, "summary": kind.summary(), "code": kind.code })
 }
 
 fn listing(registry: &Registry, style: Style, width: usize) -> String {
@@ -79,7 +79,7 @@ fn listing(registry: &Registry, style: Style, width: usize) -> String {
     let mut block = Block::default();
     for kind in registry.kinds() {
         let name = style.cyan(&format!("{:longest$}", kind.name));
-        let lines = wrapped(&kind.summary, width.saturating_sub(longest + 2));
+        let lines = wrapped(kind.summary(), width.saturating_sub(longest + 2));
         for (i, line) in lines.iter().enumerate() {
             if i == 0 {
                 block.line(&format!("{name}  {line}"));
@@ -100,11 +100,11 @@ fn description(kind: &StageKind, style: Style, width: usize) -> String {
     let mut block = Block::default();
     block.line(&style.bold(&kind.name));
     block.line("");
-    for paragraph in kind.documentation.split("\n\n") {
+    for paragraph in kind.documentation().split("\n\n") {
         block.lines(0, paragraph_lines(paragraph, width.min(100)));
         block.line("");
     }
-    let parameters = parameters(&kind.schema);
+    let parameters = parameters(kind.schema());
     block.line(&style.bold("Parameters (below `with`)"));
     if parameters.is_empty() {
         block.line("  none");

@@ -103,7 +103,8 @@ impl Playground {
     }
 
     fn total(&self) -> f64 {
-        let summary = self.run();
+        let mut summary = self.run();
+        summary.run.record.fill_in(&self.workspace());
         let manifest = &summary.run.record.stage("sum").unwrap().outputs["metrics"];
         let store = Store::open(self.workspace().cache(), Durability::None).unwrap();
         let Artifact::Metrics(metrics) = store.open_artifact(manifest).unwrap() else {

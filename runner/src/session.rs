@@ -319,6 +319,14 @@ fn show_views(
                 path: path.clone(),
                 source,
             })?;
+            // A disk may say that it has written and not have done so; nobody would look again.
+            if !views::is_current(manifest, path, &mut |path| stat_cache.digest(path).ok()) {
+                let source = std::io::Error::other("what is there is not what was written");
+                return Err(SessionError::View {
+                    path: path.clone(),
+                    source,
+                });
+            }
             written.note(path, stat_cache.digest(path).ok());
         }
     }

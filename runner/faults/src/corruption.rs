@@ -42,9 +42,9 @@ const KINDS: [&str; 21] = [
     "pipe",
 ];
 
-/// Files that hold no promise: messages of earlier calls, the pipeline, its data.
+/// The store, the workspace's own state and the views; not messages of earlier calls, the pipeline and its data.
 fn is_ours(path: &Path) -> bool {
-    path.starts_with(".natron")
+    path.starts_with(".natron") || path.starts_with("out")
 }
 
 /// Damages the file at `path`.
@@ -115,6 +115,17 @@ pub fn run(plan: &Plan) -> Checked<Tally> {
             .filter(|name| is_ours(name))
             .collect();
         model.remove()?;
+        if recipe.name == "toys" {
+            for n in 0..plan.size(2, 20) {
+                let id = format!("other data {round} {n}");
+                if family
+                    .case(&id, |folder| other_data(&templates, folder))
+                    .is_some()
+                {
+                    family.count("corruptions", 1);
+                }
+            }
+        }
         let mut jobs: Vec<(usize, &str)> = (0..names.len())
             .flat_map(|file| KINDS.map(|kind| (file, kind)))
             .collect();

@@ -187,6 +187,13 @@ fn judge(
     if answer.code == Some(0) && is_honest {
         playground.has_the_results(answer, reference).at("exit 0")?;
     }
+    if !is_honest {
+        // What a disk has lied about shows when it is read.
+        playground
+            .natron(CHECK)?
+            .is_civil(false)
+            .at("cache check")?;
+    }
     playground.settles(reference)
 }
 

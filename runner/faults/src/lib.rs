@@ -15,10 +15,14 @@ pub mod toys;
 pub mod kill;
 
 pub mod concurrency;
+pub mod corpora;
 pub mod corruption;
 pub mod crash;
+pub mod fuzz;
 pub mod io_errors;
 pub mod plugins;
+pub mod readers;
+pub mod resume;
 pub mod scheduler;
 
 pub use dice::Dice;

@@ -11,7 +11,10 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use natron_faults::{
-    Checked, While, concurrency, corruption, crash, figures, io_errors, kill, plugins, scheduler,
+    Checked, While, concurrency, corpora, corruption, crash, figures, fuzz, io_errors, kill,
+    plugins,
+    readers::Reader,
+    resume, scheduler,
     sweep::{Plan, Tally, say},
     toys,
 };
@@ -27,6 +30,35 @@ struct Arguments {
 enum Action {
     /// Run the families of faults and write the page of figures.
     Run(Run),
+    /// Give one reader mutated bytes for a while.
+    Fuzz(Fuzz),
+}
+
+#[derive(Debug, clap::Args)]
+struct Fuzz {
+    /// The reader.
+    reader: String,
+    /// How long.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// At most so many executions.
+    #[arg(long, default_value_t = u64::MAX)]
+    executions: u64,
+    /// Decides the mutations.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where findings go.
+    #[arg(long, default_value = "target/faults/fuzz")]
+    out: PathBuf,
+    /// Write the bytes down before each execution from this one on.
+    #[arg(long)]
+    careful_from: Option<u64>,
+    /// Only read the bytes of this file and say what comes of it.
+    #[arg(long)]
+    input: Option<PathBuf>,
+    /// Only write good bytes to this folder.
+    #[arg(long)]
+    write_seeds: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -62,7 +94,7 @@ struct Run {
 
 type RunFamily = fn(&Plan) -> Checked<Tally>;
 
-const FAMILIES: [(&str, RunFamily); 7] = [
+const FAMILIES: [(&str, RunFamily); 10] = [
     ("kill", kill::run),
     ("crash", crash::run),
     ("io", io_errors::run),
@@ -70,6 +102,9 @@ const FAMILIES: [(&str, RunFamily); 7] = [
     ("scheduler", scheduler::run),
     ("concurrency", concurrency::run),
     ("plugins", plugins::run),
+    ("corpora", corpora::run),
+    ("resume", resume::run),
+    ("fuzz", fuzz::run),
 ];
 
 fn main() -> ExitCode {
@@ -87,6 +122,7 @@ fn main() -> ExitCode {
     }
     let result = match Arguments::parse().action {
         Action::Run(arguments) => run(&arguments),
+        Action::Fuzz(arguments) => fuzz(&arguments),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -151,6 +187,33 @@ fn run(arguments: &Run) -> Checked<bool> {
         ));
     }
     Ok(!failed)
+}
+
+fn fuzz(arguments: &Fuzz) -> Checked<bool> {
+    let reader = Reader::named(&arguments.reader)
+        .ok_or_else(|| format!("no reader is called `{}`", arguments.reader))?;
+    let (text, is_well) = if let Some(path) = &arguments.input {
+        (fuzz::again(reader, path)?, true)
+    } else if let Some(folder) = &arguments.write_seeds {
+        (
+            format!("{} files", fuzz::write_seeds(reader, folder)?),
+            true,
+        )
+    } else {
+        let job = fuzz::Job {
+            reader,
+            seconds: arguments.seconds,
+            executions: arguments.executions,
+            seed: arguments.seed,
+            out: arguments.out.clone(),
+            careful_from: arguments.careful_from,
+        };
+        let answer = fuzz::fuzz(&job)?;
+        let is_well = answer["findings"].as_array().is_none_or(Vec::is_empty);
+        (answer.to_string(), is_well)
+    };
+    writeln!(io::stdout(), "{text}").at("standard output")?;
+    Ok(is_well)
 }
 
 fn commit() -> String {

@@ -308,28 +308,20 @@ impl Playground {
         let log = self.path(STRACE_LOG);
         let (name, _) = inject.split_once(':').unwrap_or((inject, ""));
         // With a filter of the kernel signals are not injected (strace 6.1); errors are, and it is twice as fast.
-        let filter = if inject.contains("signal=") {
-            "-f"
-        } else {
-            "--seccomp-bpf"
-        };
-        let prefix = [
-            "strace",
-            "-f",
-            filter,
-            "-qqq",
-            "-o",
-            &log.to_string_lossy(),
-            "-e",
-            &format!("trace={name}"),
-            "-e",
-            "signal=none",
-            "-e",
-            &format!("inject={inject}"),
-            "--",
-        ]
-        .map(str::to_owned)
-        .to_vec();
+        let mut prefix = ["strace", "-f", "-qqq", "-o", &log.to_string_lossy()]
+            .map(str::to_owned)
+            .to_vec();
+        if !inject.contains("signal=") {
+            prefix.push("--seccomp-bpf".into());
+        }
+        for expression in [
+            format!("trace={name}"),
+            "signal=none".into(),
+            format!("inject={inject}"),
+        ] {
+            prefix.extend(["-e".into(), expression]);
+        }
+        prefix.push("--".into());
         let mut answer = self.call(&Call {
             prefix,
             arguments,

@@ -45,6 +45,7 @@ mod pipeline_schema;
 pub mod render;
 mod roots;
 mod session;
+mod table;
 mod verify;
 
 pub use diagnostic::{Diagnostic, Label, Place, Severity, SourceText, code};

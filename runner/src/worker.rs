@@ -117,7 +117,7 @@ pub(crate) fn execute(
     pools: &mut ThreadPools,
     job: &Job<'_>,
 ) -> Result<Executed, JobError> {
-    let Some(_lease) = shared.store.lease(&job.key, &|| job.cancel.is_set())? else {
+    let Some(_lease) = shared.store.lease(&job.key, &|| job.cancel.is_set()) else {
         return Err(StageError::Interrupted.into());
     };
     if job.look_up
@@ -204,7 +204,7 @@ fn run_stage(
         identity: job.key.digest(),
         threads: job.threads,
         device: job.device,
-        checkpoints: shared.store.checkpoints(&job.key)?,
+        checkpoints: shared.store.checkpoints_path(&job.key),
         scratch: scratch.path().to_owned(),
         workspace: shared.workspace.root().to_owned(),
         lineage: job.lineage.clone(),

@@ -8,6 +8,7 @@ use std::{
 };
 
 use natron_artifacts::{Artifact, Digest, Kind, Manifest};
+use natron_cache::read_regular;
 
 use crate::{Graph, InputEdge, SessionError, Workspace, history::write_atomically, lock_path};
 
@@ -23,7 +24,7 @@ pub(crate) struct Written {
 impl Written {
     /// The workspace's list; empty when there is none.
     pub(crate) fn read(workspace: &Workspace) -> Self {
-        let text = fs::read(Self::path(workspace)).ok();
+        let text = read_regular(&Self::path(workspace)).ok();
         let contents: BTreeMap<PathBuf, Option<Digest>> = text
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or_default();

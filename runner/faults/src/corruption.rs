@@ -156,6 +156,31 @@ pub fn run(plan: &Plan) -> Checked<Tally> {
     Ok(family.finish())
 }
 
+/// Changes the data that a stage reads, with the size and the times that it had: the run has to notice.
+fn other_data(templates: &Templates, folder: &Path) -> Checked {
+    let playground = templates.copy(State::Full, folder)?;
+    playground.natron(&["run"])?.expect_success()?;
+    let path = playground.path("data.txt");
+    // What was written just before is hashed again anyway; this is about files that have stood still.
+    std::thread::sleep(std::time::Duration::from_millis(60));
+    playground.natron(&["run"])?.expect_success()?;
+    let modified = fs::metadata(&path)
+        .and_then(|metadata| metadata.modified())
+        .at("look at")?;
+    let mut bytes = fs::read(&path).at("read")?;
+    bytes[0] = bytes[0].wrapping_add(1);
+    fs::write(&path, &bytes).at("write")?;
+    let file = fs::File::options().write(true).open(&path).at("open")?;
+    file.set_modified(modified).at("set the time")?;
+    let answer = playground.natron(&["run", "--json"])?;
+    let results = answer.expect_success()?.results()?;
+    let (old, new) = (&templates.reference.results.outputs, &results.outputs);
+    if old.get("read.metrics") == new.get("read.metrics") {
+        return Err("other data gave the old result".into());
+    }
+    Ok(())
+}
+
 fn judge(
     templates: &Templates,
     folder: &Path,

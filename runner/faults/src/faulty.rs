@@ -82,7 +82,9 @@ impl Shared {
         match self.fault {
             Fault::Error(code) => Err(io::Error::from_raw_os_error(code)),
             Fault::Lie => Ok(true),
-            Fault::LoseAtFlush | Fault::Half | Fault::Short => Err(io::Error::from_raw_os_error(libc::EIO)),
+            Fault::LoseAtFlush | Fault::Half | Fault::Short => {
+                Err(io::Error::from_raw_os_error(libc::EIO))
+            }
         }
     }
 }
@@ -120,7 +122,9 @@ impl Write for FaultyFile {
                     self.inner.write_all(&bytes[..bytes.len() / 2])?;
                     return Err(io::Error::from_raw_os_error(libc::ENOSPC));
                 }
-                Fault::LoseAtFlush | Fault::Short => return Err(io::Error::from_raw_os_error(libc::EIO)),
+                Fault::LoseAtFlush | Fault::Short => {
+                    return Err(io::Error::from_raw_os_error(libc::EIO));
+                }
             }
         }
         let n = self.inner.write(bytes)?;
@@ -157,7 +161,11 @@ impl StorageFile for FaultyFile {
 
 impl Storage for Faulty {
     fn create_directory(&self, path: &Path) -> io::Result<()> {
-        if self.0.ask()? { Ok(()) } else { Disk.create_directory(path) }
+        if self.0.ask()? {
+            Ok(())
+        } else {
+            Disk.create_directory(path)
+        }
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
@@ -178,23 +186,43 @@ impl Storage for Faulty {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        if self.0.ask()? { Ok(()) } else { Disk.rename(from, to) }
+        if self.0.ask()? {
+            Ok(())
+        } else {
+            Disk.rename(from, to)
+        }
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        if self.0.ask()? { Ok(()) } else { Disk.remove(path) }
+        if self.0.ask()? {
+            Ok(())
+        } else {
+            Disk.remove(path)
+        }
     }
 
     fn remove_directory(&self, path: &Path) -> io::Result<()> {
-        if self.0.ask()? { Ok(()) } else { Disk.remove_directory(path) }
+        if self.0.ask()? {
+            Ok(())
+        } else {
+            Disk.remove_directory(path)
+        }
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        if self.0.ask()? { Ok(()) } else { Disk.sync_directory(path) }
+        if self.0.ask()? {
+            Ok(())
+        } else {
+            Disk.sync_directory(path)
+        }
     }
 
     fn set_read_only(&self, path: &Path) -> io::Result<()> {
-        if self.0.ask()? { Ok(()) } else { Disk.set_read_only(path) }
+        if self.0.ask()? {
+            Ok(())
+        } else {
+            Disk.set_read_only(path)
+        }
     }
 
     fn entry(&self, path: &Path) -> io::Result<Option<Entry>> {
@@ -224,7 +252,9 @@ const PROTOCOLS: [&str; 4] = ["commits", "group", "collect", "open"];
 pub(crate) fn run(family: &Family<'_>) {
     let most = family.plan.size(60, 400);
     let step = family.plan.size(7, 1);
-    let jobs = PROTOCOLS.iter().flat_map(|protocol| FAULTS.map(|fault| (*protocol, fault)));
+    let jobs = PROTOCOLS
+        .iter()
+        .flat_map(|protocol| FAULTS.map(|fault| (*protocol, fault)));
     let jobs: Vec<_> = jobs.collect();
     family.each(jobs, |(protocol, fault)| {
         for at in (1..=most).step_by(step) {
@@ -234,7 +264,14 @@ pub(crate) fn run(family: &Family<'_>) {
                 break;
             }
             if fired == Some(true) {
-                family.count(if fault == Fault::Lie { "lies" } else { "errors" }, 1);
+                family.count(
+                    if fault == Fault::Lie {
+                        "lies"
+                    } else {
+                        "errors"
+                    },
+                    1,
+                );
                 family.point(id);
             }
             if fault == Fault::Short {
@@ -292,8 +329,14 @@ fn judge(root: &Path, protocol: &str, fault: Fault, at: usize) -> Checked<bool> 
                 if commit(&store, 3).is_ok() {
                     promise(3);
                 }
-                let roots = Roots { keys: [key(50), key(3)].into(), ..Roots::default() };
-                let policy = Policy { max_bytes: Some(0), ..Policy::default() };
+                let roots = Roots {
+                    keys: [key(50), key(3)].into(),
+                    ..Roots::default()
+                };
+                let policy = Policy {
+                    max_bytes: Some(0),
+                    ..Policy::default()
+                };
                 if let Ok(mut promised) = promised.lock() {
                     promised.retain(|seed| *seed != 51);
                 }
@@ -314,8 +357,12 @@ fn judge(root: &Path, protocol: &str, fault: Fault, at: usize) -> Checked<bool> 
     let store = Store::open(root, Durability::None).at("the store does not open again")?;
     let promised = promised.into_inner().unwrap_or_default();
     for (key, _) in store.keys() {
-        let Ok(Some(hit)) = store.lookup(&key) else { continue };
-        let Some(record) = store.record(&key) else { continue };
+        let Ok(Some(hit)) = store.lookup(&key) else {
+            continue;
+        };
+        let Some(record) = store.record(&key) else {
+            continue;
+        };
         for (port, expected) in artifacts(record.ingredients.seed) {
             match store.open_artifact(&hit.outputs[&port]) {
                 Ok(found) if found == expected => {}
@@ -334,9 +381,14 @@ fn judge(root: &Path, protocol: &str, fault: Fault, at: usize) -> Checked<bool> 
     }
     for seed in [3, 4, 8] {
         commit(&store, seed).at("committing again")?;
-        let hit = store.lookup(&key(seed)).at("lookup")?.ok_or("committing again does not help")?;
+        let hit = store
+            .lookup(&key(seed))
+            .at("lookup")?
+            .ok_or("committing again does not help")?;
         for (port, expected) in artifacts(seed) {
-            let found = store.open_artifact(&hit.outputs[&port]).at("after committing again")?;
+            let found = store
+                .open_artifact(&hit.outputs[&port])
+                .at("after committing again")?;
             if found != expected {
                 return Err(format!("wrong after committing again: {seed} {port}"));
             }

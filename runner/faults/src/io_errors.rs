@@ -70,10 +70,12 @@ const MOST: usize = 300;
 /// Runs the family.
 pub fn run(plan: &Plan) -> Checked<Tally> {
     let family = Family::start(plan, "io")?;
+    crate::faulty::run(&family);
     let mut round = 0;
     let target = plan.size(250, 4_000) as u64;
     if can_inject() {
-        while family.reached("errors") < target && !family.is_over() {
+        let before = family.reached("errors");
+        while family.reached("errors") < before + target && !family.is_over() {
             let recipe = if round % 3 == 1 {
                 Recipe::commands(round)
             } else {

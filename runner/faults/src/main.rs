@@ -12,7 +12,7 @@ use std::{
 use clap::{Parser, Subcommand};
 use natron_faults::{
     Checked, While, concurrency, corpora, corruption, crash, figures, fuzz, io_errors, kill,
-    plugins,
+    mutants, plugins,
     readers::Reader,
     resume, scheduler,
     sweep::{Plan, Tally, say},
@@ -32,7 +32,12 @@ enum Action {
     Run(Run),
     /// Give one reader mutated bytes for a while.
     Fuzz(Fuzz),
+    /// Build the deliberately broken program in a folder of its own, and print its place.
+    BuildMutants,
 }
+
+/// The family that needs a build of its own.
+const MUTANTS: &str = "mutants";
 
 #[derive(Debug, clap::Args)]
 struct Fuzz {
@@ -87,6 +92,9 @@ struct Run {
     /// The date for the page.
     #[arg(long, default_value = "no date given")]
     date: String,
+    /// A program built with the feature `mutants`, as `natron-faults build-mutants` makes it.
+    #[arg(long)]
+    mutants: Option<PathBuf>,
     /// Where workspaces are made; a disk instead of memory makes everything slower.
     #[arg(long)]
     work: Option<PathBuf>,
@@ -123,6 +131,10 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().action {
         Action::Run(arguments) => run(&arguments),
         Action::Fuzz(arguments) => fuzz(&arguments),
+        Action::BuildMutants => mutants::build().and_then(|path| {
+            writeln!(io::stdout(), "{}", path.display()).at("standard output")?;
+            Ok(true)
+        }),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -158,7 +170,7 @@ fn run(arguments: &Run) -> Checked<bool> {
         case: arguments.case.clone(),
     };
     for name in &arguments.only {
-        if !FAMILIES.iter().any(|(family, _)| family == name) {
+        if name != MUTANTS && !FAMILIES.iter().any(|(family, _)| family == name) {
             let names: Vec<&str> = FAMILIES.iter().map(|(family, _)| *family).collect();
             return Err(format!(
                 "no family is called `{name}`; there are {}",
@@ -171,6 +183,15 @@ fn run(arguments: &Run) -> Checked<bool> {
         let wanted = arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
         families.push((name, if wanted { Some(family(&plan)?) } else { None }));
     }
+    let wanted = arguments.only.is_empty() && !arguments.fast
+        || arguments.only.iter().any(|only| only == MUTANTS);
+    let program = arguments.mutants.as_deref();
+    let tally = if wanted {
+        Some(mutants::run(&plan, program)?)
+    } else {
+        None
+    };
+    families.push((MUTANTS, tally));
     let words: Vec<String> = env::args().skip(1).collect();
     let command = format!("natron-faults {}", words.join(" "));
     let page = figures::write(&plan, &command, &commit(), &arguments.date, &families)?;

@@ -16,13 +16,16 @@ use crate::{
 };
 
 /// What is broken, and where it is looked for first.
-pub const MUTANTS: [(&str, &[&str]); 12] = [
+pub const MUTANTS: [(&str, &[&str]); 15] = [
     ("no_flush_of_files", &["crash"]),
     ("no_flush_of_directories", &["crash"]),
     ("write_in_place", &["crash", "kill"]),
     ("record_first", &["crash", "kill"]),
     ("no_hash_on_read", &["corruption"]),
-    ("follow_links", &["corruption"]),
+    ("quarantine_nothing", &["corruption"]),
+    ("append_after_error", &["io"]),
+    ("collect_what_has_a_root", &["crash"]),
+    ("sweep_the_living", &["concurrency"]),
     ("flush_again", &["io"]),
     ("no_checksum_of_records", &["corpora", "corruption"]),
     ("no_lease", &["concurrency"]),
@@ -32,7 +35,14 @@ pub const MUTANTS: [(&str, &[&str]); 12] = [
 ];
 
 /// All families that may notice one.
-const FAMILIES: [&str; 6] = ["crash", "io", "corruption", "concurrency", "corpora", "kill"];
+const FAMILIES: [&str; 6] = [
+    "crash",
+    "io",
+    "corruption",
+    "concurrency",
+    "corpora",
+    "kill",
+];
 
 /// The variable that chooses one.
 pub const CHOICE: &str = "NATRON_MUTANT";
@@ -41,8 +51,20 @@ pub const CHOICE: &str = "NATRON_MUTANT";
 /// into another one.
 pub fn build() -> Checked<PathBuf> {
     let status = Command::new("cargo")
-        .args(["build", "--release", "--workspace", "--locked", "--bin", "natron-faults"])
-        .args(["--features", "natron-faults/mutants", "--target-dir", "target/mutants"])
+        .args([
+            "build",
+            "--release",
+            "--workspace",
+            "--locked",
+            "--bin",
+            "natron-faults",
+        ])
+        .args([
+            "--features",
+            "natron-faults/mutants",
+            "--target-dir",
+            "target/mutants",
+        ])
         .status()
         .at("cargo")?;
     if !status.success() {
@@ -55,13 +77,18 @@ pub fn build() -> Checked<PathBuf> {
 pub fn run(plan: &Plan, program: Option<&Path>) -> Checked<Tally> {
     let family = Family::start(plan, "mutants")?;
     let Some(program) = program else {
-        family.skip("no build with mutants was named (`--mutants`)", MUTANTS.len() as u64);
+        family.skip(
+            "no build with mutants was named (`--mutants`)",
+            MUTANTS.len() as u64,
+        );
         return Ok(family.finish());
     };
     // Unbroken, it must be quiet; otherwise being caught means nothing.
-    let sound = family.case("none", |_| match caught_by(plan, program, "none", &FAMILIES)? {
-        None => Ok(()),
-        Some((by, why)) => Err(format!("{by} complains about the unbroken build: {why}")),
+    let sound = family.case("none", |_| {
+        match caught_by(plan, program, "none", &FAMILIES)? {
+            None => Ok(()),
+            Some((by, why)) => Err(format!("{by} complains about the unbroken build: {why}")),
+        }
     });
     if sound.is_none() {
         return Ok(family.finish());
@@ -83,11 +110,25 @@ pub fn run(plan: &Plan, program: Option<&Path>) -> Checked<Tally> {
 }
 
 /// The first family that fails, and its first failure.
-fn caught_by(plan: &Plan, program: &Path, mutant: &str, families: &[&str]) -> Checked<Option<(String, String)>> {
+fn caught_by(
+    plan: &Plan,
+    program: &Path,
+    mutant: &str,
+    families: &[&str],
+) -> Checked<Option<(String, String)>> {
     for family in families {
         let out = plan.out.join("mutants").join(mutant).join(family);
         let output = Command::new(program)
-            .args(["run", "--fast", "--only", family, "--seed", &plan.seed.to_string(), "--minutes", "4"])
+            .args([
+                "run",
+                "--fast",
+                "--only",
+                family,
+                "--seed",
+                &plan.seed.to_string(),
+                "--minutes",
+                "4",
+            ])
             .arg("--out")
             .arg(&out)
             .arg("--work")
@@ -100,9 +141,15 @@ fn caught_by(plan: &Plan, program: &Path, mutant: &str, families: &[&str]) -> Ch
         let text = std::fs::read(out.join("figures.json")).unwrap_or_default();
         let figures: Value = serde_json::from_slice(&text).unwrap_or_default();
         let rows = figures["families"].as_array().cloned().unwrap_or_default();
-        let failed = rows.iter().flat_map(|row| row["failed"].as_array().cloned().unwrap_or_default()).next();
+        let failed = rows
+            .iter()
+            .flat_map(|row| row["failed"].as_array().cloned().unwrap_or_default())
+            .next();
         if let Some(failed) = failed {
-            return Ok(Some(((*family).to_owned(), format!("{}: {}", failed["id"], failed["why"]))));
+            return Ok(Some((
+                (*family).to_owned(),
+                format!("{}: {}", failed["id"], failed["why"]),
+            )));
         }
         match output.status.code() {
             Some(0) => {}
@@ -110,7 +157,10 @@ fn caught_by(plan: &Plan, program: &Path, mutant: &str, families: &[&str]) -> Ch
                 let text = String::from_utf8_lossy(&output.stderr).into_owned();
                 let last = text.lines().last().unwrap_or_default().to_owned();
                 // A suite that cannot even begin has noticed, too, unless it is the unbroken build's.
-                return Ok(Some(((*family).to_owned(), format!("{}: {last}", output.status))));
+                return Ok(Some((
+                    (*family).to_owned(),
+                    format!("{}: {last}", output.status),
+                )));
             }
         }
     }

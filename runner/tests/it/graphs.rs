@@ -364,8 +364,8 @@ fn reports_all_mistakes_of_one_with() {
     assert_eq!(
         lines,
         [
-            format!("p.toml:9:23: error[N0014]: toy.train: invalid type: string \"2\", expected u32 ({describes})"),
-            format!("p.toml:9:28: error[N0014]: toy.train: invalid value: integer `-3`, expected u32 ({describes})"),
+            format!("p.toml:9:23: error[N0014]: toy.train: invalid type: string \"2\", expected a whole number, 0 or more ({describes})"),
+            format!("p.toml:9:28: error[N0014]: toy.train: invalid value: integer `-3`, expected a whole number, 0 or more ({describes})"),
             format!("p.toml:9:47: error[N0013]: `optimizer` of `toy.train` has no parameter `rat` (did you mean `rate`? {describes})"),
             format!("p.toml:9:63: error[N0014]: toy.train: unknown variant `adm`, expected `adam` or `momentum` (did you mean `adam`? {describes})"),
             "p.toml:9:81: error[N0016]: toy.train: `extra.0` is NaN (parameters are finite numbers)".to_owned(),
@@ -439,8 +439,8 @@ fn points_into_the_assignment() {
 
     assert_eq!(
         error,
-        "--set:1:13: error[N0014]: load.synthetic: invalid type: string \"many\", expected u32 (`natron stages load.synthetic` describes its parameters)\n\
-         --set:1:15: error[N0014]: load.synthetic: invalid type: string \"low\", expected f64 (`natron stages load.synthetic` describes its parameters)\n\
+        "--set:1:13: error[N0014]: load.synthetic: invalid type: string \"many\", expected a whole number, 0 or more (`natron stages load.synthetic` describes its parameters)\n\
+         --set:1:15: error[N0014]: load.synthetic: invalid type: string \"low\", expected a number (`natron stages load.synthetic` describes its parameters)\n\
          --set:1:3: error[N0013]: `load.synthetic` has no parameter `strat` (did you mean `start`? `natron stages load.synthetic` describes its parameters)"
     );
 }

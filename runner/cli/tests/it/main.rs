@@ -11,4 +11,5 @@ mod natron;
 mod output;
 mod reliability;
 mod run;
+mod semantics;
 mod workspace;

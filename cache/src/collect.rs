@@ -12,7 +12,9 @@ use std::{
 
 use natron_artifacts::Digest;
 
-use crate::{Entry, EntryKind, StageKey, Store, StoreError, clock, frame, store::remove_any};
+use crate::{
+    Entry, EntryKind, StageKey, Store, StoreError, clock, frame, mutants, store::remove_any,
+};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -247,7 +249,7 @@ fn candidates(store: &Store, roots: &Roots) -> Vec<Candidate> {
             .partition(|digest| carried.contains(&frame::prefix(digest)));
         candidates.push(Candidate {
             committed_ms: listed.committed_ms,
-            is_rooted: roots.keys.contains(&key)
+            is_rooted: roots.keys.contains(&key) && !mutants::is("collect_what_has_a_root")
                 || store.is_leased(&key)
                 || !carried.is_disjoint(&roots.objects),
             objects,

@@ -8,41 +8,76 @@ use std::{
 };
 
 use natron_artifacts::{Artifact, Digest, Kind, Manifest};
-use serde::{Deserialize, Serialize};
+use natron_cache::read_regular;
 
 use crate::{Graph, InputEdge, SessionError, Workspace, history::write_atomically, lock_path};
 
 /// What the runs of a workspace have written for views: path and content. Only that may be replaced.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Written(BTreeMap<PathBuf, Digest>);
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    root: PathBuf,
+    /// Paths below the workspace are relative to it, so that it can be moved. Without a digest: about to be written, by a
+    /// run that may have been killed meanwhile.
+    contents: BTreeMap<PathBuf, Option<Digest>>,
+}
 
 impl Written {
     /// The workspace's list; empty when there is none.
     pub(crate) fn read(workspace: &Workspace) -> Self {
-        let text = fs::read(Self::path(workspace)).ok();
-        text.and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default()
+        let text = read_regular(&Self::path(workspace)).ok();
+        let contents: BTreeMap<PathBuf, Option<Digest>> = text
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default();
+        let mut written = Self {
+            root: workspace.root().to_owned(),
+            contents: BTreeMap::new(),
+        };
+        for (path, content) in contents {
+            let path = written.relative(&path);
+            written.contents.insert(path, content);
+        }
+        written
     }
 
     pub(crate) fn save(&self, workspace: &Workspace) -> io::Result<()> {
-        let text = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
+        let text = serde_json::to_vec_pretty(&self.contents).map_err(io::Error::other)?;
         write_atomically(&Self::path(workspace), &text)
     }
 
-    /// Whether a run has written to `path`.
+    /// Whether a run has written to `path`, or was about to.
     pub(crate) fn knows(&self, path: &Path) -> bool {
-        self.0.contains_key(path)
+        self.contents.contains_key(&self.relative(path))
     }
 
-    /// Whether `path` holds what a run left there.
+    /// Whether `path` may hold what a run left there.
     pub(crate) fn is_as_left(&self, path: &Path, content: Option<Digest>) -> bool {
-        self.0.get(path).copied() == content
+        match self.contents.get(&self.relative(path)) {
+            Some(Some(left)) => content == Some(*left),
+            Some(None) => true,
+            None => content.is_none(),
+        }
+    }
+
+    /// Whether the list says already that `path` holds `content`.
+    pub(crate) fn says(&self, path: &Path, content: Option<Digest>) -> bool {
+        self.contents.get(&self.relative(path)) == Some(&content)
+    }
+
+    /// Notes that `path` will be written.
+    pub(crate) fn announce(&mut self, path: &Path) {
+        let path = self.relative(path);
+        self.contents.insert(path, None);
     }
 
     pub(crate) fn note(&mut self, path: &Path, content: Option<Digest>) {
-        if let Some(content) = content {
-            self.0.insert(path.to_owned(), content);
+        if content.is_some() {
+            let path = self.relative(path);
+            self.contents.insert(path, content);
         }
+    }
+
+    fn relative(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.root).unwrap_or(path).to_owned()
     }
 
     fn path(workspace: &Workspace) -> PathBuf {
@@ -130,5 +165,32 @@ fn place(manifest: &Manifest, path: &Path, name: &str) -> PathBuf {
     match manifest.kind {
         Kind::Model | Kind::Files => path.join(name),
         Kind::Table | Kind::Metrics | Kind::Report | Kind::File => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_run_was_about_to_write_is_known_in_a_moved_workspace() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+        let workspace = Workspace::new(&old, None);
+        let mut written = Written::read(&workspace);
+        written.announce(&old.join("half"));
+        let content = Some(Digest::of(b"whole"));
+        written.note(&old.join("whole"), content);
+        written.save(&workspace).unwrap();
+        fs::rename(&old, &new).unwrap();
+
+        let found = Written::read(&Workspace::new(&new, None));
+
+        assert!(found.knows(&new.join("half")) && found.knows(&new.join("whole")));
+        assert!(!found.knows(&new.join("other")));
+        assert!(found.is_as_left(&new.join("half"), Some(Digest::of(b"ha"))));
+        assert!(found.is_as_left(&new.join("whole"), content));
+        assert!(!found.is_as_left(&new.join("whole"), Some(Digest::of(b"edited"))));
+        assert!(found.says(&new.join("whole"), content));
     }
 }

@@ -9,7 +9,7 @@
 
 mod checkpoints;
 mod lines;
-mod messages;
+pub(crate) mod messages;
 mod sandbox;
 mod template;
 

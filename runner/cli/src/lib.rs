@@ -38,4 +38,4 @@ mod stages;
 mod status;
 mod verify;
 
-pub use program::main_with;
+pub use program::{main_with, main_with_arguments};

@@ -40,7 +40,11 @@ pub(crate) struct Program {
 
 /// Runs the program with the stages of `registry` and the arguments of this process.
 pub fn main_with(registry: Registry) -> ExitCode {
-    let arguments: Vec<OsString> = env::args_os().collect();
+    main_with_arguments(registry, env::args_os().collect())
+}
+
+/// The same with other arguments; the first is the program's name.
+pub fn main_with_arguments(registry: Registry, arguments: Vec<OsString>) -> ExitCode {
     ExitCode::from(execute(registry, &arguments))
 }
 

@@ -396,9 +396,21 @@ impl StageContext {
         made(&self.parts.checkpoints)
     }
 
+    /// Where [`checkpoints`](Self::checkpoints) is or will be.
+    pub fn checkpoints_path(&self) -> &Path {
+        &self.parts.checkpoints
+    }
+
     /// Empty directory that is gone afterwards. Created on first use.
     pub fn scratch(&self) -> Result<&Path, StageError> {
         made(&self.parts.scratch)
+    }
+
+    /// The directory in which [`scratch`](Self::scratch) lies, for a stage that keeps directories of its own there. It may
+    /// not be there yet, and is gone some time after the run.
+    pub fn scratch_parent(&self) -> &Path {
+        let scratch = &self.parts.scratch;
+        scratch.parent().unwrap_or(scratch)
     }
 
     /// The workspace, for programs that the stage starts.

@@ -6,12 +6,10 @@ use std::{
 };
 
 use natron_artifacts::{Level, Observer, Progress};
+use natron_process::Channel;
 use serde::Deserialize;
 
-use super::{
-    child::Channel,
-    lines::{Lines, shown},
-};
+use super::lines::{Lines, shown};
 
 /// Later lines of the log are counted and dropped.
 const MAX_LOG_LINES: usize = 10_000;

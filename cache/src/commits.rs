@@ -308,7 +308,10 @@ impl Commits {
                 continue;
             }
             if let Some(mut frame) = waiting.frame.take() {
-                frame::date(&mut frame, committed_ms);
+                // The clock may have been set back: what is new counts all the same.
+                let newest_ms = self.actions.newest_ms(&frame::key(&frame));
+                let at_least = newest_ms.map_or(0, |newest_ms| newest_ms + 1);
+                frame::date(&mut frame, committed_ms.max(at_least));
                 frames.push(frame);
                 appended.insert(*ticket);
             }

@@ -34,6 +34,7 @@
 
 pub mod clock;
 pub mod collect;
+pub mod health;
 pub mod recording;
 
 mod actions;

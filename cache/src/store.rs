@@ -17,7 +17,7 @@ use natron_artifacts::{Artifact, Bytes, Digest, Manifest, Sealed};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DamagedRecord, Disk, Durability, EntryKind, Execution, Hit, Ingredients, Lease, Record,
+    DamagedRecord, Disk, Durability, Entry, EntryKind, Execution, Hit, Ingredients, Lease, Record,
     StageKey, Storage, StoreError,
     actions::{self, Actions},
     clock,
@@ -502,6 +502,51 @@ impl Store {
 
     pub(crate) fn actions(&self) -> &Actions {
         &self.actions
+    }
+
+    /// Every object that has a file of its own.
+    pub(crate) fn list_objects(&self) -> Result<BTreeMap<Digest, Entry>, StoreError> {
+        let cas = self.root.join("cas");
+        let list = |path: &Path| {
+            let entries = self.storage.list(path);
+            entries.map_err(StoreError::io("list", path))
+        };
+        let mut objects = BTreeMap::new();
+        for shard in list(&cas)? {
+            if shard.kind != EntryKind::Directory {
+                continue;
+            }
+            for entry in list(&cas.join(&shard.name))? {
+                if let Ok(digest) = format!("{}{}", shard.name, entry.name).parse() {
+                    objects.insert(digest, entry);
+                }
+            }
+        }
+        Ok(objects)
+    }
+
+    /// The bytes of an object that has a file of its own.
+    pub(crate) fn read_file(&self, digest: &Digest) -> Result<Bytes, StoreError> {
+        self.objects.read(digest)
+    }
+
+    /// Writes all segments anew, without what is damaged or superseded, unless others have the store open.
+    pub(crate) fn compact_if_alone(&self) -> Result<(), StoreError> {
+        let writer = self.writer()?;
+        self.exclusively(|| {
+            self.actions.refresh()?;
+            self.actions.compact(writer, Some(&|_| true))
+        })
+        .map(|_| ())
+    }
+
+    /// Appends a tombstone.
+    pub(crate) fn disown(&self, key: StageKey, tombstone: Vec<u8>) -> Result<(), StoreError> {
+        self.commits()?.commit(Waiting {
+            key: Some(key),
+            frame: Some(tombstone),
+            ..Waiting::default()
+        })
     }
 
     /// What in the segments of records is damaged. Nothing is changed.

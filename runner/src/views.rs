@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -87,24 +87,39 @@ impl Written {
 
 /// Refuses views that would replace what the pipeline reads, or that lead out of the workspace through a link.
 pub(crate) fn check(graph: &Graph, workspace: &Workspace, file: &Path) -> Result<(), SessionError> {
-    let real = |path: &Path| fs::canonicalize(path).ok();
-    let mut read: BTreeSet<PathBuf> = [real(file), real(&lock_path(file))]
-        .into_iter()
-        .flatten()
-        .collect();
-    for instance in &graph.instances {
-        read.extend(instance.sources.values().filter_map(|path| real(path)));
-        read.extend(
-            instance
-                .inputs
-                .values()
-                .flatten()
-                .filter_map(|edge| match edge {
-                    InputEdge::File { path } => real(path),
-                    InputEdge::Output { .. } => None,
-                }),
-        );
+    if graph
+        .instances
+        .iter()
+        .all(|instance| instance.views.is_empty())
+    {
+        return Ok(());
     }
+    let mut paths: BTreeSet<&Path> = BTreeSet::new();
+    for instance in &graph.instances {
+        paths.extend(instance.sources.values().map(PathBuf::as_path));
+        for edge in instance.inputs.values().flatten() {
+            if let InputEdge::File { path } = edge {
+                paths.insert(path);
+            }
+        }
+    }
+    let lock = lock_path(file);
+    paths.extend([file, &lock]);
+    // Whatever name leads to it, a file is the same by its number.
+    let identity = |path: &Path| {
+        let stat = fs::metadata(path).ok()?;
+        Some((stat.dev(), stat.ino()))
+    };
+    let read: BTreeSet<(u64, u64)> = paths.into_iter().filter_map(identity).collect();
+    let mut folders: BTreeMap<PathBuf, Option<PathBuf>> = BTreeMap::new();
+    let mut real = |folder: &Path| {
+        if let Some(known) = folders.get(folder) {
+            return known.clone();
+        }
+        let real = fs::canonicalize(folder).ok();
+        folders.insert(folder.to_owned(), real.clone());
+        real
+    };
     let root = real(workspace.root());
     for path in graph
         .instances
@@ -117,10 +132,10 @@ pub(crate) fn check(graph: &Graph, workspace: &Workspace, file: &Path) -> Result
                 why: why.to_owned(),
             })
         };
-        if real(path).is_some_and(|path| read.contains(&path)) {
+        if identity(path).is_some_and(|identity| read.contains(&identity)) {
             return refused("the pipeline reads this file; name another path");
         }
-        let folder = path.ancestors().skip(1).find_map(real);
+        let folder = path.ancestors().skip(1).find_map(&mut real);
         if let (Some(root), Some(folder)) = (&root, folder)
             && !folder.starts_with(root)
         {

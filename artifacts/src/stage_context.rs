@@ -9,12 +9,12 @@ use std::{
     },
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Artifact, Bytes, Digest, Files, Kind, Metrics, Model, Signature, StageError, Stream, Streams,
-    Table,
+    Artifact, Bytes, Digest, Files, Kind, Limits, Metrics, Model, Signature, StageError, Stream,
+    Streams, Table,
 };
 
 /// How far a stage is.
@@ -93,7 +93,7 @@ pub enum DeviceGrant {
 }
 
 /// One stage of the graph above a stage.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LineageStage {
     /// Instance name in the pipeline.
     pub name: String,
@@ -106,7 +106,7 @@ pub struct LineageStage {
 }
 
 /// The graph above a stage, the stage itself last, in a topological order.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Lineage {
     /// Name of the pipeline.
     pub pipeline: String,
@@ -151,6 +151,8 @@ pub struct StageContextParts {
     pub observer: Arc<dyn Observer>,
     /// The request to stop.
     pub cancel: Cancel,
+    /// What programs that the stage starts may take.
+    pub limits: Limits,
 }
 
 impl StageContextParts {
@@ -169,6 +171,7 @@ impl StageContextParts {
             lineage: None,
             observer: Arc::new(Silent),
             cancel: Cancel::new(),
+            limits: Limits::default(),
         }
     }
 
@@ -422,6 +425,11 @@ impl StageContext {
     /// The request to stop.
     pub fn cancel(&self) -> &Cancel {
         &self.parts.cancel
+    }
+
+    /// What programs that the stage starts may take.
+    pub fn limits(&self) -> Limits {
+        self.parts.limits
     }
 
     /// Stops here if somebody asked to.

@@ -796,6 +796,7 @@ fn instance(
             &draft.coordinates,
         )
     });
+    let own_process = signature.own_process;
     Some(Instance {
         name: draft.name,
         stage: id.0.clone(),
@@ -821,6 +822,9 @@ fn instance(
         tokens: settings.tokens,
         retries: settings.retries,
         timeout: settings.timeout,
+        // A limit holds for a process, so a stage with limits has one.
+        isolated: !own_process && (settings.isolated || !settings.limits.is_none()),
+        limits: settings.limits,
         on_failure: settings.on_failure,
         salt: settings.salt,
         place: draft.uses,

@@ -30,6 +30,7 @@ mod graph;
 mod events;
 mod execute;
 mod ingredients;
+mod isolated;
 mod schedule;
 mod views;
 mod worker;
@@ -59,6 +60,7 @@ pub use graph::{
     DeviceChoice, EdgeLabel, Graph, InputEdge, Instance, LoadOptions, Numeric, OnFailure, load,
     load_text,
 };
+pub use isolated::execute_isolated;
 pub use lock::{LockDifference, LockEntry, LockError, LockFile, LockedOutput, lock_path};
 pub use noop::forget;
 pub use pipeline_schema::pipeline_schema;

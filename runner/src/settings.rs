@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use natron_artifacts::{Gpu, Hasher, Threads, canonical};
+use natron_artifacts::{Gpu, Hasher, Limits, Threads, canonical};
 
 use crate::{
     Diagnostic, OnFailure, code,
@@ -30,6 +30,9 @@ pub(crate) struct Settings {
     pub(crate) tokens: BTreeMap<String, u32>,
     pub(crate) retries: u32,
     pub(crate) timeout: Option<Duration>,
+    /// Whether the stage shall have a process of its own.
+    pub(crate) isolated: bool,
+    pub(crate) limits: Limits,
     pub(crate) on_failure: OnFailure,
     pub(crate) salt: Option<String>,
     /// Output port -> path as written, with its place.
@@ -67,6 +70,12 @@ pub(crate) fn read(
                 settings.retries = count("retries", node, 0, 1000, mistakes).unwrap_or_default();
             }
             "timeout" => settings.timeout = timeout(node, mistakes),
+            "isolation" => {
+                let choices = [("none", false), ("process", true)];
+                let choice = expect_choice("isolation", node, &choices, mistakes);
+                settings.isolated = choice.unwrap_or_default();
+            }
+            "limits" => limits(node, &mut settings.limits, mistakes),
             "on_failure" => {
                 let choices = [
                     ("stop", OnFailure::Stop),
@@ -179,6 +188,33 @@ fn resources(node: &Node, settings: &mut Settings, mistakes: &mut Vec<Diagnostic
                         settings.tokens.insert(name.clone(), count);
                     }
                 }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn limits(node: &Node, limits: &mut Limits, mistakes: &mut Vec<Diagnostic>) {
+    let Some(table) = expect_table("`limits`", node, mistakes) else {
+        return;
+    };
+    let known = ["memory", "processes", "cpu_seconds"];
+    check_keys("`limits`", table, &known, mistakes);
+    for (key, entry) in table {
+        let node = &entry.node;
+        match key.as_str() {
+            "memory" => {
+                limits.memory_bytes = memory(node, mistakes);
+                if limits.memory_bytes == Some(0) {
+                    let message = "`memory` is 0, and nothing runs without memory";
+                    mistakes.push(node.mistake(code::BAD_VALUE, message.to_owned(), ""));
+                }
+            }
+            "processes" => {
+                limits.processes = count(key, node, 1, 4_194_304, mistakes).map(u64::from);
+            }
+            "cpu_seconds" => {
+                limits.cpu_seconds = count(key, node, 1, u32::MAX, mistakes).map(u64::from);
             }
             _ => {}
         }

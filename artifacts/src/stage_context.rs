@@ -90,6 +90,35 @@ pub enum DeviceGrant {
     Cpu,
     /// The CUDA device of this ordinal.
     Cuda(u32),
+    /// Several CUDA devices: bit `i` stands for the device of ordinal `i`.
+    CudaSet(u64),
+}
+
+impl DeviceGrant {
+    /// The grant of the CUDA devices of these ordinals; of none, the CPU.
+    ///
+    /// # Panics
+    ///
+    /// When an ordinal of several is 64 or more.
+    pub fn cuda(ordinals: &[u32]) -> Self {
+        match ordinals {
+            [] => Self::Cpu,
+            [one] => Self::Cuda(*one),
+            several => Self::CudaSet(several.iter().fold(0, |set, ordinal| {
+                assert!(*ordinal < 64, "device {ordinal} does not fit a set");
+                set | 1 << ordinal
+            })),
+        }
+    }
+
+    /// The ordinals of the granted CUDA devices, in order.
+    pub fn ordinals(self) -> Vec<u32> {
+        match self {
+            Self::Cpu => Vec::new(),
+            Self::Cuda(ordinal) => vec![ordinal],
+            Self::CudaSet(set) => (0..64).filter(|i| set >> i & 1 == 1).collect(),
+        }
+    }
 }
 
 /// One stage of the graph above a stage.

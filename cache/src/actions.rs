@@ -1,26 +1,34 @@
 //! Action records: which computation made which artifacts.
 //!
-//! Every writer appends to a segment of its own. A frame is: magic (4 bytes), length of the body (u32), time of the commit
-//! (u64, milliseconds), key (32 bytes), CRC-32 of all that but the magic and of the body (u32), body (JSON). Numbers are
-//! little-endian. The magic holds a byte that JSON cannot, so that a reader finds the next frame behind a damaged one.
+//! Every writer appends to a segment of its own; [`crate::frame`] says how. Small objects lie in the frame of each record
+//! that names them, so that a record and what it carries come and go together.
 
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use natron_artifacts::{Digest, Manifest};
+use natron_artifacts::{Bytes, Digest, Manifest};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Durability, EntryKind, Ingredients, StageKey, Storage, StorageFile, StoreError, writer::Writer,
+    Durability, EntryKind, Ingredients, StageKey, Storage, StorageFile, StorageReader, StoreError,
+    frame::{self, Directory, Header, Place},
+    index::{Index, ObjectPlace, RecordPlace},
+    writer::Writer,
 };
 
-const MAGIC: [u8; 4] = [0xF7, b'N', b'A', 1];
-const HEADER: usize = 4 + 4 + 8 + 32 + 4;
-/// No record is nearly as long; a longer length is damage.
-const LONGEST_BODY: u32 = 1 << 28;
+/// How much of a segment is read at a time while it is searched for records.
+const WINDOW_BYTES: usize = 1 << 15;
+/// Segments that are kept open for reading; the others are opened each time.
+const MOST_OPEN: usize = 24;
+/// A compaction that gives up nothing leaves segments of this size alone.
+const LARGE_SEGMENT_BYTES: u64 = 16 << 20;
+/// Records of a compacted segment lie in groups of so many, or of so many bytes.
+const GROUP_RECORDS: usize = 1024;
+const GROUP_BYTES: usize = 8 << 20;
 
 /// What is worth knowing of an execution. Nothing of it is part of a key or an artifact.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -45,6 +53,21 @@ pub struct Execution {
     /// The numbers that the outputs of kind `metrics` hold, by output and path.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, f64>,
+    /// Texts that were kept for `explain`, such as those of programs: objects of the store, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Digest>,
+    /// Where the result comes from, if it was not computed for this key but accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Accepted>,
+}
+
+/// That somebody took a result for that of another key, because what differs does not matter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The key that it was computed for.
+    pub from: StageKey,
+    /// When that was said, in milliseconds since 1970-01-01 in UTC.
+    pub unix_ms: u64,
 }
 
 /// Stage key -> outputs.
@@ -60,13 +83,41 @@ pub struct Record {
     pub execution: Execution,
 }
 
+/// What a look-up gives: a [`Record`] without the ingredients, which only explanations need.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hit {
+    /// The key.
+    pub key: StageKey,
+    /// The outputs by port.
+    pub outputs: BTreeMap<String, Manifest>,
+    /// How it went.
+    pub execution: Execution,
+}
+
+#[derive(Serialize)]
+struct HeadOf<'a> {
+    outputs: &'a BTreeMap<String, Manifest>,
+    execution: &'a Execution,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    outputs: BTreeMap<String, Manifest>,
+    execution: Execution,
+}
+
+/// Digests and sizes of the files of outputs.
+pub(crate) fn files(outputs: &BTreeMap<String, Manifest>) -> impl Iterator<Item = (Digest, u64)> {
+    outputs
+        .values()
+        .flat_map(|manifest| &manifest.files)
+        .map(|file| (file.digest, file.size))
+}
+
 impl Record {
-    /// Digests and sizes of all objects that the record names but the log.
+    /// Digests and sizes of all objects of the outputs.
     pub fn objects(&self) -> impl Iterator<Item = (Digest, u64)> {
-        self.outputs
-            .values()
-            .flat_map(|manifest| &manifest.files)
-            .map(|file| (file.digest, file.size))
+        files(&self.outputs)
     }
 
     /// The sum of the outputs' lengths, in bytes.
@@ -85,42 +136,60 @@ impl Record {
             })
     }
 
-    /// The record as one frame of a segment.
-    pub(crate) fn frame(&self, committed_ms: u64) -> Vec<u8> {
-        let body = serde_json::to_vec(self).expect("plain structs serialize");
-        let mut frame = Vec::with_capacity(HEADER + body.len());
-        frame.extend(MAGIC);
-        frame.extend((body.len() as u32).to_le_bytes());
-        frame.extend(committed_ms.to_le_bytes());
-        frame.extend(self.key.digest().as_bytes());
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&frame[MAGIC.len()..]);
-        crc.update(&body);
-        frame.extend(crc.finalize().to_le_bytes());
-        frame.extend(body);
-        frame
+    /// The record as a frame of a segment that carries `objects`.
+    pub(crate) fn frame(&self, objects: &[(Digest, Bytes)]) -> Vec<u8> {
+        let head = HeadOf {
+            outputs: &self.outputs,
+            execution: &self.execution,
+        };
+        let head = serde_json::to_vec(&head).expect("plain structs serialize");
+        let ingredients = serde_json::to_vec(&self.ingredients).expect("plain structs serialize");
+        frame::encode(&self.key, &head, &ingredients, objects)
     }
 }
 
-/// Where a record lies.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Location {
+/// A record's place in the store, for those who count and collect.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listed {
+    pub(crate) key: StageKey,
     pub(crate) committed_ms: u64,
-    segment: Arc<str>,
-    offset: u64,
-    length: u64,
+    /// Length of the frame, what it carries included.
+    pub(crate) length: u64,
+}
+
+/// What is wrong with a part of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedRecord {
+    /// The segment.
+    pub segment: PathBuf,
+    /// Where in it, in bytes.
+    pub offset: u64,
+    /// The record's key, if that much can be read.
+    pub key: Option<StageKey>,
+    /// What is wrong.
+    pub reason: &'static str,
 }
 
 #[derive(Debug, Default)]
-struct Index {
-    latest: BTreeMap<StageKey, Location>,
-    /// How far each segment has been read.
-    scanned: BTreeMap<Arc<str>, u64>,
+struct State {
+    index: Index,
+    segments: Vec<Segment>,
+    by_name: BTreeMap<Arc<str>, u32>,
+    open: usize,
+}
+
+/// A segment as a reader knows it.
+#[derive(Debug)]
+struct Segment {
+    name: Arc<str>,
+    /// How far it has been searched.
+    scanned: u64,
+    reader: Option<Arc<dyn StorageReader>>,
 }
 
 /// The segment that this writer appends to.
 #[derive(Debug)]
-struct Segment {
+struct OwnSegment {
     name: Arc<str>,
     file: Box<dyn StorageFile>,
     length: u64,
@@ -131,9 +200,9 @@ pub(crate) struct Actions {
     storage: Arc<dyn Storage>,
     durability: Durability,
     directory: PathBuf,
-    index: Mutex<Index>,
+    state: Mutex<State>,
     /// The open segment, and how many there were.
-    own: Mutex<(Option<Segment>, u64)>,
+    own: Mutex<(Option<OwnSegment>, u64)>,
 }
 
 impl Actions {
@@ -146,89 +215,199 @@ impl Actions {
             storage,
             durability,
             directory,
-            index: Mutex::default(),
+            state: Mutex::default(),
             own: Mutex::default(),
         }
     }
 
-    /// The latest record of `key`, as far as segments have been read.
-    pub(crate) fn get(&self, key: &StageKey) -> Option<Record> {
-        let location = self.index().latest.get(key)?.clone();
-        let record = self.read(key, &location);
+    /// The latest record of `key`, as far as segments have been read. Everything in it is checked, the key included.
+    pub(crate) fn record(&self, key: &StageKey) -> Option<Record> {
+        let place = self.state().index.record(key)?;
+        let (header, bytes) = self.read_record(&place, place.objects).ok()??;
+        let ingredients = &bytes[header.ingredients_at()..];
+        let record = parse_head(&header, &bytes).and_then(|head| {
+            let ingredients = parse_ingredients(&header, ingredients)?;
+            Some(Record {
+                key: *key,
+                ingredients,
+                outputs: head.outputs,
+                execution: head.execution,
+            })
+        });
         if record.is_none() {
-            let mut index = self.index();
-            if index.latest.get(key) == Some(&location) {
-                index.latest.remove(key);
-            }
+            self.state().index.forget_record(&place);
         }
         record
     }
 
-    /// All keys and when they were last committed, as far as segments have been read.
-    pub(crate) fn keys(&self) -> Vec<(StageKey, u64)> {
-        let index = self.index();
-        index
-            .latest
-            .iter()
-            .map(|(key, location)| (*key, location.committed_ms))
-            .collect()
+    /// The outputs of the latest record of `key`.
+    pub(crate) fn hit(&self, key: &StageKey) -> Option<Hit> {
+        let place = self.state().index.record(key)?;
+        let (header, bytes) = self.read_record(&place, place.ingredients).ok()??;
+        let Some(head) = parse_head(&header, &bytes) else {
+            self.state().index.forget_record(&place);
+            return None;
+        };
+        Some(Hit {
+            key: *key,
+            outputs: head.outputs,
+            execution: head.execution,
+        })
     }
 
-    fn read(&self, key: &StageKey, location: &Location) -> Option<Record> {
-        let path = self.directory.join(&*location.segment);
-        let bytes = self
+    /// All records, in order of their keys, as far as segments have been read.
+    pub(crate) fn list(&self) -> Vec<Listed> {
+        let mut listed: Vec<_> = self
+            .state()
+            .index
+            .records()
+            .map(|place| Listed {
+                key: place.key,
+                committed_ms: place.committed_ms,
+                length: u64::from(place.length),
+            })
+            .collect();
+        listed.sort_by_key(|item| item.key);
+        listed
+    }
+
+    /// Whether a record carries an object of that size.
+    pub(crate) fn carries(&self, digest: &Digest, size: u64) -> bool {
+        let place = self.state().index.object(digest);
+        place.is_some_and(|place| u64::from(place.size) == size)
+    }
+
+    /// Digests' beginnings and sizes of what the latest record of `key` carries.
+    pub(crate) fn carried_by(&self, key: &StageKey) -> Vec<(frame::Prefix, u32)> {
+        let Some(place) = self.state().index.record(key) else {
+            return Vec::new();
+        };
+        let read = self.read_record(&place, place.head).ok().flatten();
+        read.map_or_else(Vec::new, |(header, _)| header.table)
+    }
+
+    /// An object that a record carries, hashed; nothing if none does.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Damaged`]; the object counts as missing from then on.
+    pub(crate) fn object(&self, digest: &Digest) -> Option<Result<Bytes, StoreError>> {
+        let place = self.state().index.object(digest)?;
+        Some(self.read_object(digest, &place))
+    }
+
+    fn read_object(&self, digest: &Digest, place: &ObjectPlace) -> Result<Bytes, StoreError> {
+        let (name, reader) = self.reader(place.segment)?;
+        match reader.read_at(place.offset, place.size as usize) {
+            Ok(bytes) if Digest::of(&bytes) == *digest => return Ok(Bytes::from(bytes)),
+            Err(error) if !is_damage(&error) => {
+                return Err(StoreError::io("read", &self.directory.join(&*name))(error));
+            }
+            _ => {}
+        }
+        self.state().index.forget_object(place);
+        Err(StoreError::Damaged {
+            digest: *digest,
+            quarantined: None,
+        })
+    }
+
+    /// The sound header of a record and the frame's first `length` bytes; nothing, and the record forgotten, if it is damaged.
+    fn read_record(
+        &self,
+        place: &RecordPlace,
+        length: u32,
+    ) -> Result<Option<(Header, Vec<u8>)>, StoreError> {
+        let (name, reader) = self.reader(place.segment)?;
+        let bytes = match reader.read_at(place.offset, length as usize) {
+            Err(error) if !is_damage(&error) => {
+                return Err(StoreError::io("read", &self.directory.join(&*name))(error));
+            }
+            read => read.unwrap_or_default(),
+        };
+        let at = Place {
+            segment: &name,
+            offset: place.offset,
+        };
+        let header = Header::parse(&bytes, &at)
+            .filter(|header| header.key == place.key && bytes.len() == length as usize);
+        if header.is_none() {
+            self.state().index.forget_record(place);
+        }
+        Ok(header.map(|header| (header, bytes)))
+    }
+
+    fn reader(&self, segment: u32) -> Result<(Arc<str>, Arc<dyn StorageReader>), StoreError> {
+        let mut state = self.state();
+        let there = &state.segments[segment as usize];
+        let name = Arc::clone(&there.name);
+        if let Some(reader) = &there.reader {
+            return Ok((name, Arc::clone(reader)));
+        }
+        let path = self.directory.join(&*name);
+        let reader = self
             .storage
-            .read(&path, location.offset, location.length)
-            .ok()?;
-        let (frame, _) = Frame::parse(&bytes)?;
-        let record: Record = serde_json::from_slice(frame.body).ok()?;
-        (record.key == *key && record.ingredients.key() == *key).then_some(record)
+            .open(&path)
+            .map_err(StoreError::io("open", &path))?;
+        if state.open < MOST_OPEN {
+            state.open += 1;
+            state.segments[segment as usize].reader = Some(Arc::clone(&reader));
+        }
+        Ok((name, reader))
     }
 
     /// Reads what was appended since, by this writer and others.
     pub(crate) fn refresh(&self) -> Result<(), StoreError> {
-        let failed = |error| StoreError::io("list", &self.directory)(error);
-        let entries = self.storage.list(&self.directory).map_err(failed)?;
-        let mut index = self.index();
-        for entry in entries {
-            let is_segment = Path::new(&entry.name)
-                .extension()
-                .is_some_and(|extension| extension == "seg");
-            if entry.kind != EntryKind::File || !is_segment {
-                continue;
-            }
-            let from = index.scanned.get(entry.name.as_str()).copied().unwrap_or(0);
-            if entry.size <= from {
-                continue;
-            }
-            let path = self.directory.join(&entry.name);
-            let bytes = match self.storage.read(&path, from, entry.size - from) {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(StoreError::io("read", &path)(error)),
+        for (name, size) in self.list_segments()? {
+            let (segment, from) = {
+                let mut state = self.state();
+                let segment = state.number(&name);
+                (segment, state.segments[segment as usize].scanned)
             };
-            let name: Arc<str> = entry.name.into();
-            let valid = scan(&bytes, |frame, start, length| {
-                let location = Location {
-                    committed_ms: frame.committed_ms,
-                    segment: Arc::clone(&name),
-                    offset: from + start as u64,
-                    length: length as u64,
-                };
-                index.insert(frame.key, location);
-            });
+            if size <= from {
+                continue;
+            }
+            let path = self.directory.join(&*name);
+            let reader = match self.reader(segment) {
+                Ok((_, reader)) => reader,
+                Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let mut found = Vec::new();
+            let valid = scan(&*reader, &name, from, size, &mut |header, offset| {
+                found.push((header, offset));
+            })
+            .map_err(StoreError::io("read", &path))?;
+            let mut state = self.state();
+            for (header, offset) in found {
+                state.insert(&header, segment, offset);
+            }
             // What follows the last whole frame is read again when the segment has grown: it may be on its way.
-            index.scanned.insert(name, from + valid as u64);
+            let scanned = &mut state.segments[segment as usize].scanned;
+            *scanned = valid.max(*scanned);
         }
         Ok(())
     }
 
+    fn list_segments(&self) -> Result<Vec<(Arc<str>, u64)>, StoreError> {
+        let entries = self.storage.list(&self.directory);
+        let entries = entries.map_err(StoreError::io("list", &self.directory))?;
+        let is_segment = |name: &str| {
+            Path::new(name)
+                .extension()
+                .is_some_and(|extension| extension == "seg")
+        };
+        Ok(entries
+            .into_iter()
+            .filter(|entry| entry.kind == EntryKind::File && is_segment(&entry.name))
+            .map(|entry| (Arc::from(entry.name), entry.size))
+            .collect())
+    }
+
     /// Appends records in one piece and brings them to the disk.
-    pub(crate) fn append(
-        &self,
-        writer: &str,
-        frames: &[(StageKey, u64, Vec<u8>)],
-    ) -> Result<(), StoreError> {
+    pub(crate) fn append(&self, writer: &str, frames: Vec<Vec<u8>>) -> Result<(), StoreError> {
         if frames.is_empty() {
             return Ok(());
         }
@@ -239,11 +418,11 @@ impl Actions {
             None => self.new_segment(writer, made)?,
         };
         let path = self.directory.join(&*current.name);
-        let bytes: Vec<u8> = frames
-            .iter()
-            .flat_map(|(_, _, frame)| frame)
-            .copied()
-            .collect();
+        let place = Place {
+            segment: &current.name,
+            offset: current.length,
+        };
+        let (bytes, headers) = frame::group(frames, &place);
         // After an error the segment is left as it is: its end is in doubt, and the next record starts a new one.
         current
             .file
@@ -255,46 +434,57 @@ impl Actions {
                 .sync()
                 .map_err(StoreError::io("flush", &path))?;
         }
-        let mut index = self.index();
-        for (key, committed_ms, frame) in frames {
-            let location = Location {
-                committed_ms: *committed_ms,
-                segment: Arc::clone(&current.name),
-                offset: current.length,
-                length: frame.len() as u64,
-            };
-            index.insert(*key, location);
-            current.length += frame.len() as u64;
+        let mut state = self.state();
+        let number = state.number(&current.name);
+        for (at, header) in &headers {
+            state.insert(header, number, current.length + at);
         }
-        index
-            .scanned
-            .insert(Arc::clone(&current.name), current.length);
+        current.length += bytes.len() as u64;
+        state.segments[number as usize].scanned = current.length;
         *segment = Some(current);
         Ok(())
     }
 
-    /// How many segments there are.
-    pub(crate) fn segments(&self) -> usize {
-        self.index().scanned.len()
+    /// How many segments there are that are not large already.
+    pub(crate) fn small_segments(&self) -> usize {
+        let state = self.state();
+        let small = |segment: &&Segment| segment.scanned < LARGE_SEGMENT_BYTES;
+        state.segments.iter().filter(small).count()
     }
 
-    /// Puts the latest records that `keep` names into one new segment and removes all others. Nobody else may be at work.
+    /// Puts the latest records into one new segment and removes those that they were in. Nobody else may be at work.
+    ///
+    /// With `keep` every segment is written anew and holds only what it names; without, large ones stay as they are.
     pub(crate) fn compact(
         &self,
         writer: &Writer,
-        keep: impl Fn(&StageKey) -> bool,
+        keep: Option<&dyn Fn(&StageKey) -> bool>,
     ) -> Result<(), StoreError> {
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let (segment, made) = &mut *own;
-        let old: Vec<_> = self.index().scanned.keys().cloned().collect();
+        let (old, mut places): (Vec<Arc<str>>, Vec<RecordPlace>) = {
+            let state = self.state();
+            let goes = |segment: &Segment| keep.is_some() || segment.scanned < LARGE_SEGMENT_BYTES;
+            let places = state.index.records().filter(|place| {
+                goes(&state.segments[place.segment as usize])
+                    && keep.is_none_or(|keep| keep(&place.key))
+            });
+            let names = state.segments.iter().filter(|segment| goes(segment));
+            (
+                names.map(|segment| Arc::clone(&segment.name)).collect(),
+                places.copied().collect(),
+            )
+        };
+        // In the order in which they lie, so that each segment is read from front to back.
+        places.sort_by_key(|place| (place.segment, place.offset));
         let temporary = writer.fresh_path();
-        let written = self.write_compacted(&temporary, keep);
+        let name = format!("{}.{made}.seg", writer.name);
+        *made += 1;
+        let written = self.write_compacted(&temporary, &name, &places);
         if written.is_err() {
             let _ = self.storage.remove(&temporary);
         }
         written?;
-        let name = format!("{}.{made}.seg", writer.name);
-        *made += 1;
         let path = self.directory.join(name);
         self.storage
             .rename(&temporary, &path)
@@ -304,44 +494,93 @@ impl Actions {
         *segment = None;
         for name in old {
             let path = self.directory.join(&*name);
-            self.storage
-                .remove(&path)
-                .map_err(StoreError::io("remove", &path))?;
+            match self.storage.remove(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::io("remove", &path)(error));
+                }
+                _ => {}
+            }
         }
         self.sync_directory()?;
-        *self.index() = Index::default();
+        *self.state() = State::default();
         self.refresh()
     }
 
     fn write_compacted(
         &self,
         temporary: &Path,
-        keep: impl Fn(&StageKey) -> bool,
+        name: &str,
+        places: &[RecordPlace],
     ) -> Result<(), StoreError> {
-        let mut locations: Vec<_> = {
-            let index = self.index();
-            let kept = index.latest.iter().filter(|(key, _)| keep(key));
-            kept.map(|(_, location)| location.clone()).collect()
-        };
-        // In the order in which they lie, so that each segment is read from front to back.
-        locations.sort_by(|a, b| (&a.segment, a.offset).cmp(&(&b.segment, b.offset)));
         let mut file = self
             .storage
             .create(temporary)
             .map_err(StoreError::io("create", temporary))?;
-        for location in locations {
-            let path = self.directory.join(&*location.segment);
-            let frame = self
-                .storage
-                .read(&path, location.offset, location.length)
-                .map_err(StoreError::io("read", &path))?;
-            file.write_all(&frame)
-                .map_err(StoreError::io("write", temporary))?;
+        let mut offset = 0;
+        let mut frames = Vec::new();
+        let mut bytes = 0;
+        for (i, place) in places.iter().enumerate() {
+            // A damaged record is dropped here: it is not one any more.
+            if let Some((_, frame)) = self.read_record(place, place.length)? {
+                bytes += frame.len();
+                frames.push(frame);
+            }
+            let is_full = frames.len() >= GROUP_RECORDS || bytes >= GROUP_BYTES;
+            if (is_full || i + 1 == places.len()) && !frames.is_empty() {
+                let place = Place {
+                    segment: name,
+                    offset,
+                };
+                let (group, _) = frame::group(std::mem::take(&mut frames), &place);
+                bytes = 0;
+                offset += group.len() as u64;
+                file.write_all(&group)
+                    .map_err(StoreError::io("write", temporary))?;
+            }
         }
         if self.durability == Durability::Full {
             file.sync().map_err(StoreError::io("flush", temporary))?;
         }
         Ok(())
+    }
+
+    /// Reads every segment from front to back and says what in it is damaged.
+    pub(crate) fn damage(&self) -> Result<Vec<DamagedRecord>, StoreError> {
+        let mut damaged = Vec::new();
+        for (name, size) in self.list_segments()? {
+            let path = self.directory.join(&*name);
+            let reader = self
+                .storage
+                .open(&path)
+                .map_err(StoreError::io("open", &path))?;
+            let mut found = Vec::new();
+            scan(&*reader, &name, 0, size, &mut |header, offset| {
+                found.push((header, offset));
+            })
+            .map_err(StoreError::io("read", &path))?;
+            let mut report = |offset, key, reason| {
+                damaged.push(DamagedRecord {
+                    segment: path.clone(),
+                    offset,
+                    key,
+                    reason,
+                });
+            };
+            let mut end = 0;
+            for (header, offset) in &found {
+                if *offset > end && !is_directory(&*reader, &name, end, *offset) {
+                    report(end, None, "no record begins here");
+                }
+                end = offset + u64::from(header.length);
+                if let Some(reason) = flaw(&*reader, &name, header, *offset) {
+                    report(*offset, Some(header.key), reason);
+                }
+            }
+            if end < size {
+                report(end, None, "the end was cut off");
+            }
+        }
+        Ok(damaged)
     }
 
     fn sync_directory(&self) -> Result<(), StoreError> {
@@ -353,7 +592,7 @@ impl Actions {
             .map_err(StoreError::io("flush", &self.directory))
     }
 
-    fn new_segment(&self, writer: &str, made: &mut u64) -> Result<Segment, StoreError> {
+    fn new_segment(&self, writer: &str, made: &mut u64) -> Result<OwnSegment, StoreError> {
         let name = format!("{writer}.{made}.seg");
         *made += 1;
         let path = self.directory.join(&name);
@@ -362,79 +601,203 @@ impl Actions {
             .create(&path)
             .map_err(StoreError::io("create", &path))?;
         self.sync_directory()?;
-        Ok(Segment {
+        Ok(OwnSegment {
             name: name.into(),
             file,
             length: 0,
         })
     }
 
-    fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Index {
-    fn insert(&mut self, key: StageKey, location: Location) {
-        let latest = self.latest.entry(key).or_insert_with(|| location.clone());
-        if *latest < location {
-            *latest = location;
+impl State {
+    /// The number of the segment called `name`.
+    fn number(&mut self, name: &Arc<str>) -> u32 {
+        if let Some(number) = self.by_name.get(name) {
+            return *number;
         }
+        let number = self.segments.len() as u32;
+        self.segments.push(Segment {
+            name: Arc::clone(name),
+            scanned: 0,
+            reader: None,
+        });
+        self.by_name.insert(Arc::clone(name), number);
+        number
+    }
+
+    fn insert(&mut self, header: &Header, segment: u32, offset: u64) {
+        let segments = &self.segments;
+        let name = &segments[segment as usize].name;
+        self.index.insert(header, segment, offset, |there| {
+            // Of one moment: any order will do that everybody sees.
+            (&segments[there.segment as usize].name, there.offset) < (name, offset)
+        });
     }
 }
 
-struct Frame<'a> {
-    key: StageKey,
-    committed_ms: u64,
-    body: &'a [u8],
+fn parse_head(header: &Header, bytes: &[u8]) -> Option<Head> {
+    let head = bytes.get(header.head_at()..header.ingredients_at())?;
+    if crc32fast::hash(head) != header.head_crc {
+        return None;
+    }
+    serde_json::from_slice(head).ok()
 }
 
-impl<'a> Frame<'a> {
-    /// The frame that `bytes` begin with, and its length.
-    fn parse(bytes: &'a [u8]) -> Option<(Self, usize)> {
-        let header = bytes.get(..HEADER)?;
-        if header[..4] != MAGIC {
-            return None;
+fn parse_ingredients(header: &Header, bytes: &[u8]) -> Option<Ingredients> {
+    if crc32fast::hash(bytes) != header.ingredients_crc {
+        return None;
+    }
+    let ingredients: Ingredients = serde_json::from_slice(bytes).ok()?;
+    (ingredients.key() == header.key).then_some(ingredients)
+}
+
+/// Whether a sound directory lies from `from` to `to`, and nothing else.
+fn is_directory(reader: &dyn StorageReader, name: &str, from: u64, to: u64) -> bool {
+    let Ok(bytes) = reader.read_at(from, (to - from) as usize) else {
+        return false;
+    };
+    let place = Place {
+        segment: name,
+        offset: from,
+    };
+    Directory::peek(&bytes).is_some_and(|directory| {
+        directory.length == bytes.len() && directory.parse(&bytes, &place).is_some()
+    })
+}
+
+/// What is wrong with a record whose header is sound.
+fn flaw(
+    reader: &dyn StorageReader,
+    name: &str,
+    header: &Header,
+    offset: u64,
+) -> Option<&'static str> {
+    let Ok(bytes) = reader.read_at(offset, header.length as usize) else {
+        return Some("the system cannot read it");
+    };
+    let place = Place {
+        segment: name,
+        offset,
+    };
+    if bytes.len() != header.length as usize || Header::parse(&bytes, &place).is_none() {
+        return Some("its header is damaged");
+    }
+    if parse_head(header, &bytes).is_none() {
+        return Some("its outputs are damaged");
+    }
+    let ingredients = &bytes[header.ingredients_at()..header.objects_at()];
+    if parse_ingredients(header, ingredients).is_none() {
+        return Some("its ingredients are damaged");
+    }
+    let mut at = header.objects_at();
+    for (prefix, size) in &header.table {
+        let object = &bytes[at..at + *size as usize];
+        at += object.len();
+        if frame::prefix(&Digest::of(object)) != *prefix {
+            return Some("an object that it carries is damaged");
         }
-        let length = u32::from_le_bytes(header[4..8].try_into().ok()?);
-        if length > LONGEST_BODY {
-            return None;
+    }
+    None
+}
+
+/// A bad sector is damage; other refusals may pass.
+fn is_damage(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::libc::EIO)
+}
+
+/// A part of a segment, read ahead.
+struct Window<'a> {
+    reader: &'a dyn StorageReader,
+    end: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    /// `length` bytes from `at`, fewer at the end, or more.
+    fn get(&mut self, at: u64, length: usize) -> io::Result<&[u8]> {
+        let length = (length as u64).min(self.end.saturating_sub(at)) as usize;
+        let is_there =
+            at >= self.start && at + length as u64 <= self.start + self.bytes.len() as u64;
+        if !is_there {
+            let ahead = (length.max(WINDOW_BYTES) as u64).min(self.end - at) as usize;
+            self.bytes = self.reader.read_at(at, ahead)?;
+            self.start = at;
         }
-        let end = HEADER + length as usize;
-        let body = bytes.get(HEADER..end)?;
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&header[4..48]);
-        crc.update(body);
-        if header[48..52] != crc.finalize().to_le_bytes() {
-            return None;
-        }
-        let frame = Self {
-            key: StageKey::new(Digest::from_bytes(header[16..48].try_into().ok()?)),
-            committed_ms: u64::from_le_bytes(header[8..16].try_into().ok()?),
-            body,
+        let skip = (at - self.start) as usize;
+        Ok(self.bytes.get(skip..).unwrap_or_default())
+    }
+}
+
+/// Hands out the header of every whole record between `from` and `end`, and returns where the last one ends.
+fn scan(
+    reader: &dyn StorageReader,
+    name: &str,
+    from: u64,
+    end: u64,
+    each: &mut dyn FnMut(Header, u64),
+) -> io::Result<u64> {
+    let mut window = Window {
+        reader,
+        end,
+        start: from,
+        bytes: Vec::new(),
+    };
+    let (mut at, mut valid) = (from, from);
+    while at < end {
+        let place = Place {
+            segment: name,
+            offset: at,
         };
-        Some((frame, end))
+        let bytes = window.get(at, frame::HEADER)?;
+        if let Some(directory) = Directory::peek(bytes) {
+            let after = at
+                .saturating_add(directory.length as u64)
+                .saturating_add(directory.records);
+            if after <= end
+                && let Some(headers) = directory.parse(window.get(at, directory.length)?, &place)
+            {
+                for (offset, header) in headers {
+                    each(header, at + offset);
+                }
+                at = after;
+                valid = at;
+                continue;
+            }
+        } else if let Some(length) = Header::end(bytes)
+            && let Some(header) = Header::parse(window.get(at, length)?, &place)
+        {
+            let after = at + u64::from(header.length);
+            if after > end {
+                break;
+            }
+            each(header, at);
+            at = after;
+            valid = at;
+            continue;
+        }
+        at = next_magic(&mut window, at + 1)?;
     }
+    Ok(valid)
 }
 
-/// Hands out every whole frame with its start and length, and returns where the last one ends.
-fn scan(bytes: &[u8], mut each: impl FnMut(Frame<'_>, usize, usize)) -> usize {
-    let mut valid = 0;
-    let mut at = 0;
-    while at < bytes.len() {
-        if let Some((frame, length)) = Frame::parse(&bytes[at..]) {
-            each(frame, at, length);
-            at += length;
-            valid = at;
-        } else {
-            let next = bytes[at + 1..]
-                .windows(4)
-                .position(|window| window == MAGIC);
-            let Some(skipped) = next else {
-                break;
-            };
-            at += 1 + skipped;
+/// Where the next frame may begin, at `at` or after it.
+fn next_magic(window: &mut Window<'_>, mut at: u64) -> io::Result<u64> {
+    while at < window.end {
+        let bytes = window.get(at, frame::MAGIC.len())?;
+        let found = bytes
+            .windows(frame::MAGIC.len())
+            .position(|pair| pair == frame::MAGIC);
+        match found {
+            Some(skip) => return Ok(at + skip as u64),
+            None if bytes.len() <= 1 => break,
+            // The last byte may be the first one of a magic.
+            None => at += bytes.len() as u64 - 1,
         }
     }
-    valid
+    Ok(window.end)
 }

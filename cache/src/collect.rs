@@ -12,7 +12,7 @@ use std::{
 
 use natron_artifacts::Digest;
 
-use crate::{Entry, EntryKind, Lease, StageKey, Store, StoreError, clock, store::remove_any};
+use crate::{Entry, EntryKind, StageKey, Store, StoreError, clock, frame, store::remove_any};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -53,7 +53,7 @@ impl Default for Policy {
 pub struct Plan {
     /// Records, in order of their keys.
     pub records: Vec<DoomedRecord>,
-    /// Objects and their sizes in bytes, in order of their digests.
+    /// Objects with files of their own and their sizes in bytes, in order of their digests.
     pub objects: Vec<(Digest, u64)>,
     /// Checkpoints and their sizes in bytes.
     pub checkpoints: Vec<(StageKey, u64)>,
@@ -61,7 +61,7 @@ pub struct Plan {
     pub quarantined: Vec<(PathBuf, u64)>,
     /// How many bytes all of that takes.
     pub bytes: u64,
-    /// How many bytes the objects take that stay.
+    /// How many bytes the records and objects take that stay.
     pub kept_bytes: u64,
 }
 
@@ -86,34 +86,18 @@ pub fn plan(store: &Store, roots: &Roots, policy: &Policy) -> Result<Plan, Store
     let now = clock::unix_ms();
     let is_old = |at: u64, grace: Duration| u128::from(now.saturating_sub(at)) >= grace.as_millis();
     let objects = list_objects(store)?;
-    let leased = leased_keys(store)?;
 
+    let candidates = candidates(store, roots);
+    let records_bytes: u64 = candidates.iter().map(|candidate| candidate.length).sum();
+    let mut doomed_records_bytes = 0;
     let mut kept = Vec::new();
     let mut doomed = BTreeMap::new();
-    for (key, committed_ms) in store.keys() {
-        let Some(record) = store.record(&key) else {
-            continue;
-        };
-        let candidate = Candidate {
-            committed_ms,
-            is_rooted: roots.keys.contains(&key) || leased.contains(&key),
-            objects: record
-                .objects()
-                .map(|(digest, _)| digest)
-                .chain(record.execution.log)
-                .collect(),
-            doomed: DoomedRecord {
-                key,
-                kind: record.ingredients.kind.clone(),
-                seconds: record.execution.seconds,
-                bytes: record.size(),
-                is_evicted: false,
-            },
-        };
-        if candidate.is_rooted || !is_old(committed_ms, policy.grace) {
+    for candidate in candidates {
+        if candidate.is_rooted || !is_old(candidate.committed_ms, policy.grace) {
             kept.push(candidate);
         } else {
-            doomed.insert(key, candidate.doomed);
+            doomed_records_bytes += candidate.length;
+            doomed.insert(candidate.doomed.key, candidate.doomed);
         }
     }
 
@@ -130,9 +114,9 @@ pub fn plan(store: &Store, roots: &Roots, policy: &Policy) -> Result<Plan, Store
         })
         .map(|(digest, _)| *digest)
         .collect();
-    let total: u64 = objects.values().map(|entry| entry.size).sum();
+    let total = records_bytes + objects.values().map(|entry| entry.size).sum::<u64>();
     let size_of = |digest: &Digest| objects.get(digest).map_or(0, |entry| entry.size);
-    let mut kept_bytes = total - gone.iter().map(size_of).sum::<u64>();
+    let mut kept_bytes = total - doomed_records_bytes - gone.iter().map(size_of).sum::<u64>();
 
     if let Some(max_bytes) = policy.max_bytes {
         kept.retain(|candidate| !candidate.is_rooted);
@@ -153,6 +137,8 @@ pub fn plan(store: &Store, roots: &Roots, policy: &Policy) -> Result<Plan, Store
                     kept_bytes -= size_of(digest);
                 }
             }
+            kept_bytes -= candidate.length;
+            doomed_records_bytes += candidate.length;
             let mut record = candidate.doomed;
             record.is_evicted = true;
             doomed.insert(record.key, record);
@@ -165,7 +151,7 @@ pub fn plan(store: &Store, roots: &Roots, policy: &Policy) -> Result<Plan, Store
             .into_iter()
             .filter_map(|digest| Some((digest, objects.get(&digest)?.size)))
             .collect(),
-        checkpoints: old_checkpoints(store, &leased, |at| is_old(at, policy.checkpoint_grace))?,
+        checkpoints: old_checkpoints(store, |at| is_old(at, policy.checkpoint_grace))?,
         quarantined: Vec::new(),
         bytes: 0,
         kept_bytes,
@@ -177,7 +163,8 @@ pub fn plan(store: &Store, roots: &Roots, policy: &Policy) -> Result<Plan, Store
                 .push((quarantine.join(&entry.name), entry.size));
         }
     }
-    plan.bytes = plan.objects.iter().map(|(_, size)| size).sum::<u64>()
+    plan.bytes = doomed_records_bytes
+        + plan.objects.iter().map(|(_, size)| size).sum::<u64>()
         + plan.checkpoints.iter().map(|(_, size)| size).sum::<u64>()
         + plan.quarantined.iter().map(|(_, size)| size).sum::<u64>();
     Ok(plan)
@@ -196,9 +183,11 @@ pub fn collect(store: &Store, roots: &Roots, policy: &Policy) -> Result<Plan, St
         let doomed: BTreeSet<_> = plan.records.iter().map(|record| record.key).collect();
         store
             .actions()
-            .compact(store.writer()?, |key| !doomed.contains(key))?;
+            .compact(store.writer()?, Some(&|key| !doomed.contains(key)))?;
         for (digest, _) in &plan.objects {
-            discard(store, &store.object_path(digest), &digest.to_hex())?;
+            if let Some(path) = store.object_path(digest) {
+                discard(store, &path, &digest.to_hex())?;
+            }
         }
         for (key, _) in &plan.checkpoints {
             let path = store.root().join("ckpt").join(key.to_string());
@@ -221,7 +210,10 @@ pub fn collect(store: &Store, roots: &Roots, policy: &Policy) -> Result<Plan, St
 struct Candidate {
     committed_ms: u64,
     is_rooted: bool,
+    /// Those with files of their own.
     objects: BTreeSet<Digest>,
+    /// How much the record takes with all that it carries, in bytes.
+    length: u64,
     doomed: DoomedRecord,
 }
 
@@ -230,6 +222,46 @@ impl Candidate {
     fn worth(&self) -> f64 {
         self.doomed.seconds / self.doomed.bytes.max(1) as f64
     }
+}
+
+/// Every record.
+fn candidates(store: &Store, roots: &Roots) -> Vec<Candidate> {
+    let mut candidates = Vec::new();
+    for listed in store.actions().list() {
+        let key = listed.key;
+        let Some(record) = store.record(&key) else {
+            continue;
+        };
+        let carried: BTreeSet<_> = store
+            .actions()
+            .carried_by(&key)
+            .into_iter()
+            .map(|(prefix, _)| prefix)
+            .collect();
+        // What a record carries goes with it, and only that is left for it.
+        let (carried, objects): (BTreeSet<Digest>, _) = record
+            .objects()
+            .map(|(digest, _)| digest)
+            .chain(record.execution.log)
+            .chain(record.execution.sources.iter().copied())
+            .partition(|digest| carried.contains(&frame::prefix(digest)));
+        candidates.push(Candidate {
+            committed_ms: listed.committed_ms,
+            is_rooted: roots.keys.contains(&key)
+                || store.is_leased(&key)
+                || !carried.is_disjoint(&roots.objects),
+            objects,
+            length: listed.length,
+            doomed: DoomedRecord {
+                key,
+                kind: record.ingredients.kind.clone(),
+                seconds: record.execution.seconds,
+                bytes: record.size(),
+                is_evicted: false,
+            },
+        });
+    }
+    candidates
 }
 
 fn list(store: &Store, directory: &str) -> Result<Vec<Entry>, StoreError> {
@@ -253,25 +285,8 @@ fn list_objects(store: &Store) -> Result<BTreeMap<Digest, Entry>, StoreError> {
     Ok(objects)
 }
 
-/// The keys that somebody is computing. Lease files of the dead are removed on the way.
-fn leased_keys(store: &Store) -> Result<BTreeSet<StageKey>, StoreError> {
-    let mut leased = BTreeSet::new();
-    let directory = store.root().join("lease");
-    for shard in list(store, "lease")? {
-        for entry in list(store, &format!("lease/{}", shard.name))? {
-            if let Ok(key) = format!("{}{}", shard.name, entry.name).parse::<StageKey>()
-                && Lease::try_acquire(&directory, &key)?.is_none()
-            {
-                leased.insert(key);
-            }
-        }
-    }
-    Ok(leased)
-}
-
 fn old_checkpoints(
     store: &Store,
-    leased: &BTreeSet<StageKey>,
     is_old: impl Fn(u64) -> bool,
 ) -> Result<Vec<(StageKey, u64)>, StoreError> {
     let mut checkpoints = Vec::new();
@@ -284,7 +299,7 @@ fn old_checkpoints(
             .iter()
             .map(|entry| entry.modified_ms)
             .fold(directory.modified_ms, u64::max);
-        if is_old(newest) && !leased.contains(&key) {
+        if is_old(newest) && !store.is_leased(&key) {
             checkpoints.push((key, entries.iter().map(|entry| entry.size).sum()));
         }
     }
@@ -342,15 +357,23 @@ mod tests {
     fn what_has_a_root_or_is_young_stays() {
         let root = tempfile::tempdir().unwrap();
         let store = open(root.path());
-        let kept = commit(&store, 1, "kept", 1.0);
-        let old = commit(&store, 2, "old", 1.0);
-        let shared = commit(&store, 3, "kept", 1.0);
+        let [large_kept, large_old] = ["kept", "old"].map(|text| text.repeat(2000));
+        let kept = commit(&store, 1, &large_kept, 1.0);
+        let old = commit(&store, 2, &large_old, 1.0);
+        let shared = commit(&store, 3, &large_kept, 1.0);
+        let small = commit(&store, 4, "small", 1.0);
         let pinned = store.put(b"pinned").unwrap();
-        store.checkpoints(&old.key).unwrap();
+        fs::create_dir(store.checkpoints_path(&old.key)).unwrap();
         let roots = Roots {
             keys: [kept.key].into(),
-            objects: [pinned].into(),
+            objects: [pinned, small.outputs["report"].files[0].digest].into(),
         };
+        let lengths: BTreeMap<_, _> = store
+            .actions()
+            .list()
+            .into_iter()
+            .map(|listed| (listed.key, listed.length))
+            .collect();
 
         let young = plan(&store, &roots, &Policy::default()).unwrap();
         assert_eq!((young.records.len(), young.objects.len()), (0, 0));
@@ -366,9 +389,11 @@ mod tests {
         let keys: BTreeSet<_> = done.records.iter().map(|record| record.key).collect();
         assert_eq!(keys, [old.key, shared.key].into());
         let old_object = old.outputs["report"].files[0].digest;
-        assert_eq!(done.objects, [(old_object, 3)]);
+        assert_eq!(done.objects, [(old_object, 6000)]);
         assert_eq!(done.checkpoints, [(old.key, 0)]);
-        assert_eq!((done.bytes, done.kept_bytes), (3, 10));
+        let gone = 6000 + lengths[&old.key] + lengths[&shared.key];
+        let stays = 8000 + 6 + lengths[&kept.key] + lengths[&small.key];
+        assert_eq!((done.bytes, done.kept_bytes), (gone, stays));
 
         for store in [&store, &open(root.path())] {
             let record = store.lookup(&kept.key).unwrap().unwrap();
@@ -376,6 +401,8 @@ mod tests {
             assert_eq!(&*store.read(&pinned).unwrap(), b"pinned");
             assert_eq!(store.lookup(&old.key).unwrap(), None);
             assert_eq!(store.record(&shared.key), None);
+            let record = store.lookup(&small.key).unwrap().unwrap();
+            store.open_artifact(&record.outputs["report"]).unwrap();
             assert!(store.read(&old_object).is_err());
         }
         let trash = fs::read_dir(store.root().join("trash")).unwrap();
@@ -403,7 +430,7 @@ mod tests {
     fn a_limit_takes_what_is_cheapest_to_make_again() {
         let root = tempfile::tempdir().unwrap();
         let store = open(root.path());
-        let text = |letter: &str| letter.repeat(1000);
+        let text = |letter: &str| letter.repeat(10_000);
         let rooted = commit(&store, 1, &text("r"), 0.1);
         let dear = commit(&store, 2, &text("d"), 100.0);
         let cheap = commit(&store, 3, &text("c"), 1.0);
@@ -413,10 +440,11 @@ mod tests {
             ..Roots::default()
         };
 
-        let limited = policy(14 * DAY, Some(2500));
+        let limited = policy(14 * DAY, Some(25_000));
         let done = collect(&store, &roots, &limited).unwrap();
 
-        assert_eq!((done.bytes, done.kept_bytes), (2000, 2000));
+        assert!((20_000..23_000).contains(&done.bytes), "{}", done.bytes);
+        assert!((20_000..23_000).contains(&done.kept_bytes));
         assert!(done.records.iter().all(|record| record.is_evicted));
         let stays = |record: &Record| store.lookup(&record.key).unwrap().is_some();
         assert_eq!(
@@ -446,8 +474,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let store = open(root.path());
         let record = commit(&store, 1, "a", 1.0);
-        store.checkpoints(&record.key).unwrap();
-        let lease = store.try_lease(&record.key).unwrap().unwrap();
+        fs::create_dir(store.checkpoints_path(&record.key)).unwrap();
+        let lease = store.try_lease(&record.key).unwrap();
 
         let nothing = plan(&store, &Roots::default(), &policy(AT_ONCE, None)).unwrap();
         assert_eq!((nothing.records.len(), nothing.checkpoints.len()), (0, 0));

@@ -126,34 +126,33 @@ impl Objects {
         })
     }
 
-    /// Gives staged objects their names and brings these to the disk.
-    pub(crate) fn publish(&self, staged: &mut [Staged]) -> Result<(), StoreError> {
-        let mut directories = BTreeSet::new();
-        for object in &mut *staged {
-            self.sync(object)?;
-            let target = self.path(&object.digest);
-            let directory = target.parent().expect("objects lie in shards").to_owned();
-            self.ensure_shard(object.digest.as_bytes()[0], &directory)?;
-            if let Some((path, _)) = object.temporary.take() {
-                self.storage
-                    .set_read_only(&path)
-                    .map_err(StoreError::io("protect", &path))?;
-                let there = self.storage.entry(&target);
-                if matches!(there, Ok(Some(entry)) if entry.kind != EntryKind::File || entry.size != object.size)
-                {
-                    // Damage is kept, not replaced in silence.
-                    self.quarantine(&object.digest);
-                }
-                self.storage
-                    .rename(&path, &target)
-                    .map_err(StoreError::io("rename to", &target))?;
+    /// Gives a staged object its name, and says in which directory. That has to be [flushed](Self::sync_shard) next.
+    pub(crate) fn publish(&self, object: &mut Staged) -> Result<u8, StoreError> {
+        self.sync(object)?;
+        let target = self.path(&object.digest);
+        let shard = object.digest.as_bytes()[0];
+        self.ensure_shard(shard, target.parent().expect("objects lie in shards"))?;
+        if let Some((path, _)) = object.temporary.take() {
+            self.storage
+                .set_read_only(&path)
+                .map_err(StoreError::io("protect", &path))?;
+            let there = self.storage.entry(&target);
+            if matches!(there, Ok(Some(entry)) if entry.kind != EntryKind::File || entry.size != object.size)
+            {
+                // Damage is kept, not replaced in silence.
+                self.quarantine(&object.digest);
             }
-            // Also for one that was there: whoever made it may not have come to this yet.
-            directories.insert(directory);
+            self.storage
+                .rename(&path, &target)
+                .map_err(StoreError::io("rename to", &target))?;
         }
-        directories
-            .iter()
-            .try_for_each(|path| self.sync_directory(path))
+        // Also for one that was there: whoever made it may not have come to the flush yet.
+        Ok(shard)
+    }
+
+    /// Brings the names of a directory of objects to the disk.
+    pub(crate) fn sync_shard(&self, shard: u8) -> Result<(), StoreError> {
+        self.sync_directory(&self.root.join("cas").join(format!("{shard:02x}")))
     }
 
     /// The object, hashed while it is read.

@@ -14,7 +14,7 @@ use std::{
 
 use natron_artifacts::{Bytes, Digest};
 
-use crate::{Disk, Entry, Storage, StorageFile};
+use crate::{Disk, Entry, Storage, StorageFile, StorageReader};
 
 /// One effect on the file system. Paths are relative to the recorder's root; files are numbered as they are created.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,6 +181,10 @@ impl Storage for Recorder {
             number,
             log: Arc::clone(&self.log),
         }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageReader>> {
+        Disk.open(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

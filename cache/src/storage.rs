@@ -4,8 +4,9 @@ use std::{
     fmt::Debug,
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::Path,
+    sync::Arc,
 };
 
 use natron_artifacts::{Bytes, Digest};
@@ -24,6 +25,12 @@ pub enum Durability {
 pub trait StorageFile: Write + Send + Debug {
     /// Waits until everything written is on the disk. An error is final: never call it again on the same file.
     fn sync(&mut self) -> io::Result<()>;
+}
+
+/// A file that is read at any place, by any number of threads.
+pub trait StorageReader: Send + Sync + Debug {
+    /// Up to `length` bytes from `offset`, fewer at the end of the file.
+    fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>>;
 }
 
 /// What an entry of a directory is.
@@ -56,6 +63,8 @@ pub trait Storage: Send + Sync + Debug {
     fn create_directory(&self, path: &Path) -> io::Result<()>;
     /// Creates a file that must not exist.
     fn create(&self, path: &Path) -> io::Result<Box<dyn StorageFile>>;
+    /// Opens a file for reading. What is appended to it later is seen, too.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageReader>>;
     /// Renames within the file system, replacing what is there.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
@@ -82,7 +91,24 @@ pub struct Disk;
 
 impl StorageFile for File {
     fn sync(&mut self) -> io::Result<()> {
-        self.sync_all()
+        self.sync_data()
+    }
+}
+
+impl StorageReader for File {
+    fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let mut filled = 0;
+        while filled < length {
+            match FileExt::read_at(self, &mut bytes[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes)
     }
 }
 
@@ -102,6 +128,10 @@ impl Storage for Disk {
             .mode(0o644)
             .open(path)?;
         Ok(Box::new(file))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageReader>> {
+        Ok(Arc::new(File::open(path)?))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

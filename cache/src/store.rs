@@ -1,12 +1,12 @@
 //! The store as a whole.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions, TryLockError},
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -16,57 +16,46 @@ use natron_artifacts::{Artifact, Bytes, Digest, Manifest, Sealed};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Disk, Durability, EntryKind, Execution, Ingredients, Lease, Record, StageKey, Storage,
-    StoreError,
-    actions::Actions,
+    DamagedRecord, Disk, Durability, EntryKind, Execution, Hit, Ingredients, Lease, Record,
+    StageKey, Storage, StoreError,
+    actions::{self, Actions},
     clock,
-    objects::{Objects, Staged},
+    commits::{Commits, Waiting},
+    lease::Leases,
+    objects::Objects,
     writer::{self, Writer},
 };
 
 /// Version of the layout.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Objects that are smaller lie in the records that name them: many small results cost no files.
+const CARRIED_BELOW_BYTES: usize = 4096;
+/// A record carries no more than this; the rest has files of its own.
+const MOST_CARRIED_BYTES: usize = 1 << 20;
 /// Segments are read again after a miss, but not more often than this: other processes are rarely that quick.
 const REFRESH_EVERY: Duration = Duration::from_millis(50);
-/// Staged results are flushed together, at the latest when this many files wait (each holds a descriptor).
-const FLUSH_FILES: usize = 128;
-/// When the store has more segments of records than this, whoever opens it alone makes one of them.
-const MOST_SEGMENTS: usize = 64;
+/// When the store has more small segments of records than this, whoever opens it alone makes one of them.
+const MOST_SEGMENTS: usize = 32;
+/// A workspace that registered within this time need not do so again.
+const REGISTERED_MS: u64 = 3_600_000;
 
 /// A content-addressed store with the records of what made its content. Any number of processes may share one; all methods
 /// may be called from any thread.
 #[derive(Debug)]
 pub struct Store {
-    /// The `v1` directory.
+    /// The `v2` directory.
     root: PathBuf,
     storage: Arc<dyn Storage>,
     durability: Durability,
     generation: File,
-    /// Nothing when the store is read-only.
-    writer: Option<Writer>,
-    objects: Objects,
-    actions: Actions,
+    /// Nothing when the store is read-only, like `commits`.
+    writer: Option<Arc<Writer>>,
+    objects: Arc<Objects>,
+    actions: Arc<Actions>,
+    leases: Arc<Leases>,
+    commits: Option<Arc<Commits>>,
     refreshed: Mutex<Option<Instant>>,
-    queue: Mutex<Queue>,
-    /// Held while a batch is flushed: those who wait for it find their own results flushed, too.
-    flushing: Mutex<()>,
     next_scratch: AtomicU64,
-}
-
-/// Results that are written but not flushed.
-#[derive(Debug, Default)]
-struct Queue {
-    waiting: Vec<Waiting>,
-    files: usize,
-    next_ticket: u64,
-    failed: BTreeMap<u64, StoreError>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    ticket: u64,
-    objects: Vec<Staged>,
-    record: Option<Record>,
 }
 
 /// A committed result.
@@ -93,7 +82,8 @@ struct Format {
     created_unix_ms: u64,
 }
 
-/// The directory below `root` that holds a store of this version.
+/// The directory below `root` that holds a store of this version; it changes with the layout, so that older stores are left
+/// alone.
 pub fn layout_root(root: &Path) -> PathBuf {
     root.join(format!("v{VERSION}"))
 }
@@ -144,30 +134,44 @@ impl Store {
             None
         } else {
             writer::sweep(&tmp).map_err(StoreError::io("sweep", &tmp))?;
-            Some(Writer::enlist(&*storage, &tmp).map_err(StoreError::io("enlist in", &tmp))?)
+            let writer = Writer::enlist(&*storage, &tmp);
+            Some(Arc::new(writer.map_err(StoreError::io("enlist in", &tmp))?))
         };
+        let objects = Objects::new(Arc::clone(&storage), durability, root.clone());
         let actions = Actions::new(Arc::clone(&storage), durability, root.join("ac"));
-        actions.refresh()?;
+        let leases = Leases::open(&root.join("lease"), is_read_only);
+        let (objects, actions, leases) = (Arc::new(objects), Arc::new(actions), Arc::new(leases));
+        let commits = writer.as_ref().map(|writer| {
+            Arc::new(Commits::new(
+                Arc::clone(&storage),
+                Arc::clone(&objects),
+                Arc::clone(&actions),
+                Arc::clone(&leases),
+                Arc::clone(writer),
+                root.join("ckpt"),
+            ))
+        });
         let store = Self {
-            objects: Objects::new(Arc::clone(&storage), durability, root.clone()),
+            objects,
             actions,
+            leases,
+            commits,
             storage,
             durability,
             generation,
             writer,
-            refreshed: Mutex::new(Some(Instant::now())),
-            queue: Mutex::default(),
-            flushing: Mutex::default(),
+            refreshed: Mutex::new(None),
             next_scratch: AtomicU64::new(0),
             root,
         };
+        store.refresh()?;
         if let Ok(writer) = store.writer()
-            && store.actions.segments() > MOST_SEGMENTS
+            && store.actions.small_segments() > MOST_SEGMENTS
         {
             // Nothing is lost when somebody else is at work: the next one to open the store alone does it.
             store.exclusively(|| {
                 store.actions.refresh()?;
-                store.actions.compact(writer, |_| true)
+                store.actions.compact(writer, None)
             })?;
         }
         Ok(store)
@@ -183,41 +187,39 @@ impl Store {
         &self.root
     }
 
-    /// The record of `key`, if there is one and all objects of its outputs are present.
+    /// The outputs of `key`, if there is a record of it and all objects of its outputs are present.
     ///
     /// Segments that others have appended to are read when nothing is found, at most every 50 ms; after waiting for a
     /// lease use [`Self::lookup_fresh`].
-    pub fn lookup(&self, key: &StageKey) -> Result<Option<Record>, StoreError> {
-        if let Some(record) = self.hit(key) {
-            return Ok(Some(record));
+    pub fn lookup(&self, key: &StageKey) -> Result<Option<Hit>, StoreError> {
+        if let Some(hit) = self.hit(key) {
+            return Ok(Some(hit));
         }
-        let is_due = {
-            let refreshed = self
-                .refreshed
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            refreshed.is_none_or(|at| at.elapsed() >= REFRESH_EVERY)
-        };
-        if is_due {
-            return self.lookup_fresh(key);
+        if self.is_refresh_due() {
+            self.refresh()?;
+            return Ok(self.hit(key));
         }
         Ok(None)
     }
 
     /// As [`Self::lookup`], after reading all that others have committed until now.
-    pub fn lookup_fresh(&self, key: &StageKey) -> Result<Option<Record>, StoreError> {
-        self.refresh()?;
+    pub fn lookup_fresh(&self, key: &StageKey) -> Result<Option<Hit>, StoreError> {
+        // A writer that was killed may have appended without telling, hence also now and then without news.
+        if self.leases.news().is_some() || self.is_refresh_due() {
+            self.refresh()?;
+        }
         Ok(self.hit(key))
     }
 
-    /// The latest record of `key`, whether or not its objects are still present.
+    /// The latest record of `key` with its ingredients, all of it checked, whether or not its objects are still present.
     pub fn record(&self, key: &StageKey) -> Option<Record> {
-        self.actions.get(key)
+        self.actions.record(key)
     }
 
     /// All keys that have a record, and when it was committed, in milliseconds since 1970-01-01 in UTC.
     pub fn keys(&self) -> Vec<(StageKey, u64)> {
-        self.actions.keys()
+        let listed = self.actions.list().into_iter();
+        listed.map(|item| (item.key, item.committed_ms)).collect()
     }
 
     /// Whether all objects of an artifact are present. Their content is checked when they are read.
@@ -225,7 +227,7 @@ impl Store {
         manifest
             .files
             .iter()
-            .all(|file| self.objects.is_present(&file.digest, file.size))
+            .all(|file| self.is_present(&file.digest, file.size))
     }
 
     /// The artifact that `manifest` describes. Every byte is hashed on the way.
@@ -245,29 +247,36 @@ impl Store {
         })
     }
 
-    /// The bytes of one object, hashed on the way.
+    /// The bytes of one object, hashed on the way. What this process has [handed over](Self::commit_later) is there, too.
     ///
     /// # Errors
     ///
     /// As [`Self::open_artifact`].
     pub fn read(&self, digest: &Digest) -> Result<Bytes, StoreError> {
-        match self.objects.read(digest) {
-            Err(StoreError::Missing { .. }) if self.has_waiting() => {
-                // It may be staged. Failures stay for `flush` to report.
-                self.flush_batch();
-                self.objects.read(digest)
-            }
-            other => other,
+        let on_its_way = self
+            .commits
+            .as_ref()
+            .and_then(|commits| commits.read(digest));
+        if let Some(bytes) = on_its_way {
+            return Ok(bytes);
+        }
+        match self.actions.object(digest) {
+            Some(Ok(bytes)) => Ok(bytes),
+            Some(Err(damaged)) => self.objects.read(digest).map_err(|_| damaged),
+            None => self.objects.read(digest),
         }
     }
 
-    /// Where the bytes of an object lie, for programs that map or copy them; they are read-only and not checked.
-    pub fn object_path(&self, digest: &Digest) -> PathBuf {
-        self.objects.path(digest)
+    /// Where the bytes of an object lie that has a file of its own, for programs that map or copy it; it is read-only and
+    /// not checked. Small objects have none: [read](Self::read) them.
+    pub fn object_path(&self, digest: &Digest) -> Option<PathBuf> {
+        let path = self.objects.path(digest);
+        matches!(self.storage.entry(&path), Ok(Some(entry)) if entry.kind == EntryKind::File)
+            .then_some(path)
     }
 
     /// Keeps a result: its objects, then its record. Returns when both are on the disk, together with whatever else was
-    /// [staged](Self::stage).
+    /// [handed over](Self::commit_later).
     ///
     /// `log` becomes an object of its own unless it is empty.
     pub fn commit(
@@ -277,124 +286,149 @@ impl Store {
         execution: Execution,
         log: &[u8],
     ) -> Result<Committed, StoreError> {
-        let mut waiting = self.write(ingredients, outputs, execution, log)?;
-        // Each thread flushes its own files, so that large ones do not hold up others.
-        for i in 0..waiting.objects.len() {
-            if let Err(error) = self.objects.sync(&mut waiting.objects[i]) {
-                self.discard(waiting);
-                return Err(error);
-            }
-        }
-        let record = waiting.record.clone().expect("results have records");
+        let key = ingredients.key();
+        let (waiting, record) =
+            self.prepare(key, ingredients, outputs, execution, log, Vec::new())?;
         let contradicts = self.contradiction(&record);
-        let ticket = self.enqueue(waiting);
-        self.flush_batch();
-        self.failure(ticket)?;
+        self.commits()?.commit(waiting)?;
         Ok(Committed {
             record: Arc::new(record),
             contradicts,
         })
     }
 
-    /// As [`Self::commit`], but returns as soon as the bytes are written: the record exists only after [`Self::flush`],
-    /// which is called for many results at once. Nobody, not even this process, sees the result before.
-    pub fn stage(
+    /// Keeps a result as [`Self::commit`] does, but returns as soon as it is handed over: a thread of the store brings it to
+    /// the disk within some 50 ms, many results at once. Only then do others find the record, only then is `lease` given back
+    /// and are checkpoints of the key removed. This process may [read](Self::read) the outputs at once.
+    ///
+    /// `extra` are texts to be kept along with the record, which names them in [`Execution::sources`].
+    ///
+    /// # Errors
+    ///
+    /// What shows at once; the rest is told by [`Self::flush`]. Blocks while more than 256 MiB are on their way.
+    pub fn commit_later(
         &self,
         ingredients: Ingredients,
         outputs: &BTreeMap<String, Sealed>,
         execution: Execution,
         log: &[u8],
+        extra: Vec<(Digest, Bytes)>,
+        lease: Lease,
     ) -> Result<Committed, StoreError> {
-        let waiting = self.write(ingredients, outputs, execution, log)?;
-        let record = waiting.record.clone().expect("results have records");
+        let key = *lease.key();
+        debug_assert_eq!(key, ingredients.key(), "the lease of another key");
+        let (mut waiting, record) =
+            self.prepare(key, ingredients, outputs, execution, log, extra)?;
         let contradicts = self.contradiction(&record);
-        self.enqueue(waiting);
-        if self.queue().files >= FLUSH_FILES {
-            self.flush()?;
+        waiting.lease = Some(lease);
+        for sealed in outputs.values() {
+            let digests = sealed.manifest.files.iter().map(|file| file.digest);
+            waiting
+                .contents
+                .extend(digests.zip(sealed.contents.iter().cloned()));
         }
+        self.commits()?.commit_later(waiting);
         Ok(Committed {
             record: Arc::new(record),
             contradicts,
         })
     }
 
-    /// Brings everything staged to the disk: objects first, then records.
+    /// Brings everything handed over to the disk: objects first, then records.
     ///
     /// # Errors
     ///
-    /// The first failure. What failed is not kept and will not be tried again.
+    /// The first failure since the last time, as [`StoreError::NotKept`]. What failed is not kept and will not be tried again.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.flush_batch();
-        match self.queue().failed.pop_first() {
-            Some((_, error)) => Err(error),
-            None => Ok(()),
-        }
+        self.commits
+            .as_ref()
+            .map_or(Ok(()), |commits| commits.flush())
+    }
+
+    /// The results that were handed over and could not be kept, and why; each is told once, here or by [`Self::flush`].
+    pub fn failures(&self) -> Vec<(StageKey, StoreError)> {
+        self.commits
+            .as_ref()
+            .map_or_else(Vec::new, |commits| commits.failures())
     }
 
     /// Appends a record whose objects are present already, as when results are accepted under a new key.
-    pub fn append(&self, record: Record) -> Result<(), StoreError> {
-        if let Some((digest, _)) = record
+    pub fn append(&self, record: &Record) -> Result<(), StoreError> {
+        let named: BTreeSet<Digest> = record
             .objects()
-            .find(|(digest, size)| !self.objects.is_present(digest, *size))
-        {
-            return Err(StoreError::Missing { digest });
+            .map(|(digest, _)| digest)
+            .chain(record.execution.log)
+            .chain(record.execution.sources.iter().copied())
+            .collect();
+        let mut carried = Vec::new();
+        for digest in named {
+            // Those with files of their own stay where they are.
+            if self.object_path(&digest).is_none() {
+                carried.push((digest, self.read(&digest)?));
+            }
         }
-        let ticket = self.enqueue(Waiting {
-            ticket: 0,
-            objects: Vec::new(),
-            record: Some(record),
-        });
-        self.flush_batch();
-        self.failure(ticket)
+        self.commits()?.commit(Waiting {
+            key: Some(record.key),
+            frame: Some(record.frame(&carried)),
+            ..Waiting::default()
+        })
     }
 
     /// Keeps bytes without a record; collection removes them unless a root names them. Returns when they are on the disk.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
         let staged = self.objects.stage(self.writer()?, "", bytes, &digest)?;
-        let ticket = self.enqueue(Waiting {
-            ticket: 0,
+        self.commits()?.commit(Waiting {
             objects: vec![staged],
-            record: None,
-        });
-        self.flush_batch();
-        self.failure(ticket)?;
+            ..Waiting::default()
+        })?;
         Ok(digest)
     }
 
     /// The lease of `key`, or nothing if somebody else is computing it.
-    pub fn try_lease(&self, key: &StageKey) -> Result<Option<Lease>, StoreError> {
-        Lease::try_acquire(&self.root.join("lease"), key)
+    pub fn try_lease(&self, key: &StageKey) -> Option<Lease> {
+        self.leases.try_acquire(key)
     }
 
     /// Waits for the lease of `key`; nothing if `is_cancelled` says so first. Then look the key up again, with
     /// [`Self::lookup_fresh`]: whoever held the lease has probably committed.
-    pub fn lease(
+    pub fn lease(&self, key: &StageKey, is_cancelled: &dyn Fn() -> bool) -> Option<Lease> {
+        self.leases.acquire(key, is_cancelled, &mut |_| {})
+    }
+
+    /// As [`Self::lease`]; after waiting for a second, `tell` is called once with the process that computes the key, if it is
+    /// known: our own when another thread does.
+    pub fn lease_telling(
         &self,
         key: &StageKey,
         is_cancelled: &dyn Fn() -> bool,
-    ) -> Result<Option<Lease>, StoreError> {
-        Lease::acquire(&self.root.join("lease"), key, is_cancelled)
+        tell: &mut dyn FnMut(Option<u32>),
+    ) -> Option<Lease> {
+        self.leases.acquire(key, is_cancelled, tell)
     }
 
-    /// The process id of whoever computes `key`, for messages.
+    /// The process id of whoever computes `key` or did so last, for messages.
     pub fn lease_holder(&self, key: &StageKey) -> Option<u32> {
-        Lease::holder(&self.root.join("lease"), key)
+        self.leases.holder(key)
     }
 
-    /// The directory for checkpoints of `key`: it survives a crash and is there again for the same key.
-    pub fn checkpoints(&self, key: &StageKey) -> Result<PathBuf, StoreError> {
-        self.writer()?;
-        let path = self.root.join("ckpt").join(key.to_string());
-        self.storage
-            .create_directory(&path)
-            .map_err(StoreError::io("create", &path))?;
-        Ok(path)
+    /// Whether somebody is computing `key`.
+    pub fn is_leased(&self, key: &StageKey) -> bool {
+        self.leases.is_held(key)
+    }
+
+    /// Where checkpoints of `key` are or would be: they survive a crash and are there again for the same key. The directory is
+    /// made by whoever first writes one.
+    pub fn checkpoints_path(&self, key: &StageKey) -> PathBuf {
+        self.root.join("ckpt").join(key.to_string())
     }
 
     /// Removes the checkpoints of `key`, when its result is committed.
     pub fn remove_checkpoints(&self, key: &StageKey) -> Result<(), StoreError> {
-        let path = self.root.join("ckpt").join(key.to_string());
+        let path = self.checkpoints_path(key);
+        if matches!(self.storage.entry(&path), Ok(None)) {
+            return Ok(());
+        }
         match self.storage.remove_directory(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(StoreError::io("remove", &path)(error))
@@ -403,23 +437,32 @@ impl Store {
         }
     }
 
-    /// A new empty directory on the store's file system, gone when dropped, or swept after a crash.
+    /// A name for a new directory on the store's file system, which whoever needs it makes. If it is there, it is gone when
+    /// dropped, or swept after a crash.
     pub fn scratch(&self) -> Result<Scratch, StoreError> {
         let n = self.next_scratch.fetch_add(1, Ordering::Relaxed);
         let path = self.writer()?.directory.join(format!("s{n}"));
-        fs::create_dir(&path).map_err(StoreError::io("create", &path))?;
         Ok(Scratch { path, keep: false })
     }
 
     /// Notes that the workspace at `path` uses the store, so that its runs are roots for collection.
     pub fn register(&self, path: &Path) -> Result<(), StoreError> {
         let writer = self.writer()?;
-        let workspace = Workspace {
-            path: path.to_owned(),
-            last_seen_ms: clock::unix_ms(),
-        };
+        let now = clock::unix_ms();
         let id = Digest::of(path.as_os_str().as_encoded_bytes()).to_hex();
         let target = self.root.join("roots").join(&id[..32]);
+        let known = fs::read(&target)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Workspace>(&text).ok());
+        if known.is_some_and(|known| {
+            known.path == path && now.abs_diff(known.last_seen_ms) < REGISTERED_MS
+        }) {
+            return Ok(());
+        }
+        let workspace = Workspace {
+            path: path.to_owned(),
+            last_seen_ms: now,
+        };
         let text = serde_json::to_vec(&workspace)
             .map_err(|error| StoreError::io("register", path)(error.into()))?;
         replace(
@@ -456,6 +499,11 @@ impl Store {
         &self.actions
     }
 
+    /// What in the segments of records is damaged. Nothing is changed.
+    pub fn damaged_records(&self) -> Result<Vec<DamagedRecord>, StoreError> {
+        self.actions.damage()
+    }
+
     /// Does something while nobody else has the store open; nothing if somebody has.
     ///
     /// Others may come in between the two locks, but then the second one is refused.
@@ -483,14 +531,25 @@ impl Store {
     }
 
     pub(crate) fn writer(&self) -> Result<&Writer, StoreError> {
-        self.writer.as_ref().ok_or_else(|| StoreError::ReadOnly {
+        self.writer.as_deref().ok_or_else(|| StoreError::ReadOnly {
+            path: self.root.clone(),
+        })
+    }
+
+    fn commits(&self) -> Result<&Arc<Commits>, StoreError> {
+        self.commits.as_ref().ok_or_else(|| StoreError::ReadOnly {
             path: self.root.clone(),
         })
     }
 
     /// Reads what others have committed.
     pub(crate) fn refresh(&self) -> Result<(), StoreError> {
+        // Before reading: what is committed meanwhile is news again.
+        let stamp = self.leases.news();
         self.actions.refresh()?;
+        if let Some(stamp) = stamp {
+            self.leases.saw(stamp);
+        }
         let mut refreshed = self
             .refreshed
             .lock()
@@ -499,33 +558,48 @@ impl Store {
         Ok(())
     }
 
-    fn hit(&self, key: &StageKey) -> Option<Record> {
-        let record = self.actions.get(key)?;
-        let is_whole = record
-            .objects()
-            .all(|(digest, size)| self.objects.is_present(&digest, size));
-        is_whole.then_some(record)
+    fn is_refresh_due(&self) -> bool {
+        let refreshed = self
+            .refreshed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        refreshed.is_none_or(|at| at.elapsed() >= REFRESH_EVERY)
+    }
+
+    fn hit(&self, key: &StageKey) -> Option<Hit> {
+        let hit = self.actions.hit(key)?;
+        let is_whole =
+            actions::files(&hit.outputs).all(|(digest, size)| self.is_present(&digest, size));
+        is_whole.then_some(hit)
+    }
+
+    fn is_present(&self, digest: &Digest, size: u64) -> bool {
+        self.actions.carries(digest, size)
+            || self
+                .commits
+                .as_ref()
+                .and_then(|commits| commits.read(digest))
+                .is_some()
+            || self.objects.is_present(digest, size)
     }
 
     fn contradiction(&self, record: &Record) -> Option<Arc<Record>> {
-        let earlier = self.actions.get(&record.key)?;
+        let earlier = self.actions.record(&record.key)?;
         (!earlier.has_outputs_of(record)).then(|| Arc::new(earlier))
     }
 
-    fn write(
+    /// Checks a result, writes what gets files of its own to `tmp/`, and puts the rest into a frame.
+    fn prepare(
         &self,
+        key: StageKey,
         ingredients: Ingredients,
         outputs: &BTreeMap<String, Sealed>,
         mut execution: Execution,
         log: &[u8],
-    ) -> Result<Waiting, StoreError> {
+        extra: Vec<(Digest, Bytes)>,
+    ) -> Result<(Waiting, Record), StoreError> {
         let writer = self.writer()?;
-        let mut waiting = Waiting {
-            ticket: 0,
-            objects: Vec::new(),
-            record: None,
-        };
-        let mut parts: Vec<(&str, &[u8], Digest)> = Vec::new();
+        let mut parts: Vec<(&str, Bytes, Digest)> = Vec::new();
         for (port, sealed) in outputs {
             let files = &sealed.manifest.files;
             if files.len() != sealed.contents.len() {
@@ -543,110 +617,74 @@ impl Store {
                         found: format!("{} bytes", content.len()),
                     });
                 }
-                parts.push((port, content, file.digest));
+                parts.push((port, content.clone(), file.digest));
             }
         }
         if !log.is_empty() {
             let digest = Digest::of(log);
             execution.log = Some(digest);
-            parts.push(("log", log, digest));
+            parts.push(("log", Bytes::from(log), digest));
         }
-        for (port, content, digest) in parts {
-            match self.objects.stage(writer, port, content, &digest) {
-                Ok(staged) => waiting.objects.push(staged),
-                Err(error) => {
-                    self.discard(waiting);
-                    return Err(error);
-                }
+        execution.sources = extra.iter().map(|(digest, _)| *digest).collect();
+        let extra = extra.into_iter();
+        parts.extend(extra.map(|(digest, content)| ("source text", content, digest)));
+
+        let mut waiting = Waiting {
+            key: Some(key),
+            ..Waiting::default()
+        };
+        let mut carried: Vec<(Digest, Bytes)> = Vec::new();
+        let mut carried_bytes = 0;
+        let mut seen = BTreeSet::new();
+        for (output, content, digest) in parts {
+            if !seen.insert(digest) {
+                continue;
+            }
+            let size = content.len();
+            let done = if size < CARRIED_BELOW_BYTES && carried_bytes + size <= MOST_CARRIED_BYTES {
+                let found = Digest::of(&content);
+                carried_bytes += size;
+                carried.push((digest, content));
+                (found == digest)
+                    .then_some(())
+                    .ok_or_else(|| StoreError::Mismatch {
+                        output: output.to_owned(),
+                        expected: digest.to_string(),
+                        found: found.to_string(),
+                    })
+            } else {
+                let staged = self.objects.stage(writer, output, &content, &digest);
+                staged.map(|staged| waiting.objects.push(staged))
+            };
+            if let Err(error) = done {
+                self.commits()?.discard(waiting.objects);
+                return Err(error);
             }
         }
-        waiting.record = Some(Record {
-            key: ingredients.key(),
+        let record = Record {
+            key,
             ingredients,
             outputs: outputs
                 .iter()
                 .map(|(port, sealed)| (port.clone(), sealed.manifest.clone()))
                 .collect(),
             execution,
-        });
-        Ok(waiting)
-    }
-
-    fn enqueue(&self, mut waiting: Waiting) -> u64 {
-        let mut queue = self.queue();
-        let ticket = queue.next_ticket;
-        queue.next_ticket += 1;
-        waiting.ticket = ticket;
-        queue.files += waiting.objects.len();
-        queue.waiting.push(waiting);
-        ticket
-    }
-
-    fn has_waiting(&self) -> bool {
-        !self.queue().waiting.is_empty()
-    }
-
-    /// Publishes whatever waits. Failures are kept by ticket.
-    fn flush_batch(&self) {
-        let _flushing = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-        let batch = {
-            let mut queue = self.queue();
-            queue.files = 0;
-            std::mem::take(&mut queue.waiting)
         };
-        let mut published = Vec::new();
-        for mut waiting in batch {
-            match self.objects.publish(&mut waiting.objects) {
-                Ok(()) => published.push(waiting),
-                Err(error) => {
-                    let ticket = waiting.ticket;
-                    self.discard(waiting);
-                    self.queue().failed.insert(ticket, error);
-                }
-            }
-        }
-        let committed_ms = clock::unix_ms();
-        let frames: Vec<_> = published
-            .iter()
-            .filter_map(|waiting| waiting.record.as_ref())
-            .map(|record| (record.key, committed_ms, record.frame(committed_ms)))
-            .collect();
-        let appended = self
-            .writer()
-            .and_then(|writer| self.actions.append(&writer.name, &frames));
-        if let Err(error) = appended {
-            let mut queue = self.queue();
-            for waiting in published {
-                queue.failed.insert(waiting.ticket, error.clone());
-            }
-        }
-    }
-
-    fn failure(&self, ticket: u64) -> Result<(), StoreError> {
-        self.queue().failed.remove(&ticket).map_or(Ok(()), Err)
-    }
-
-    fn discard(&self, waiting: Waiting) {
-        for staged in waiting.objects {
-            self.objects.discard(staged);
-        }
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        waiting.frame = Some(record.frame(&carried));
+        Ok((waiting, record))
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
-        if self.has_waiting() {
+        if let Some(commits) = &self.commits {
             // Whoever needs to know whether it worked calls `flush`.
-            self.flush_batch();
+            commits.close();
         }
     }
 }
 
-/// A directory that is removed when dropped.
+/// A directory that is removed when dropped, if anybody made it.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
@@ -669,7 +707,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if !self.keep {
+        if !self.keep && self.path.symlink_metadata().is_ok() {
             let _ = writer::remove_stubborn(&self.path);
         }
     }
@@ -865,33 +903,82 @@ mod tests {
             .unwrap()
     }
 
+    /// Content that is too large to lie in a record.
+    fn large(content: &str) -> String {
+        content.repeat(CARRIED_BELOW_BYTES.div_ceil(content.len()))
+    }
+
     fn object_file(store: &Store, record: &Record) -> PathBuf {
-        store.object_path(&record.outputs["files"].files[0].digest)
+        let digest = record.outputs["files"].files[0].digest;
+        store.object_path(&digest).unwrap()
     }
 
     #[test]
     fn a_committed_result_is_a_hit_for_everybody() {
+        for content in ["x".to_owned(), large("x")] {
+            let root = tempfile::tempdir().unwrap();
+            let (a, b) = (open(root.path()), open(root.path()));
+            let key = ingredients(1).key();
+            assert_eq!(b.lookup(&key).unwrap(), None);
+
+            let committed = commit(&a, 1, &content);
+
+            for store in [&a, &b, &open(root.path())] {
+                let hit = store.lookup_fresh(&key).unwrap().unwrap();
+                assert_eq!(hit.outputs, committed.record.outputs);
+                assert_eq!(store.record(&key).unwrap(), *committed.record);
+                assert!(store.has(&hit.outputs["files"]));
+                let found = store.open_artifact(&hit.outputs["files"]).unwrap();
+                assert_eq!(found, files(&content));
+                let log = hit.execution.log.unwrap();
+                assert_eq!(&*store.read(&log).unwrap(), b"a log");
+                assert_eq!(store.lookup(&ingredients(2).key()).unwrap(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn only_large_objects_are_files() {
         let root = tempfile::tempdir().unwrap();
-        let (a, b) = (open(root.path()), open(root.path()));
-        let key = ingredients(1).key();
-        assert_eq!(b.lookup(&key).unwrap(), None);
+        let store = open(root.path());
+        commit(&store, 1, "x");
+        let cas = layout_root(root.path()).join("cas");
+        assert_eq!(fs::read_dir(&cas).unwrap().count(), 0);
 
-        let committed = commit(&a, 1, "x");
+        let record = commit(&store, 2, &large("x")).record;
 
-        assert_eq!(a.lookup(&key).unwrap().unwrap(), *committed.record);
-        assert_eq!(b.lookup_fresh(&key).unwrap().unwrap(), *committed.record);
-        let c = open(root.path());
-        let record = c.lookup(&key).unwrap().unwrap();
-        assert_eq!(
-            c.open_artifact(&record.outputs["files"]).unwrap(),
-            files("x")
-        );
-        assert_eq!(&*c.read(&record.execution.log.unwrap()).unwrap(), b"a log");
-        assert_eq!(c.lookup(&ingredients(2).key()).unwrap(), None);
-        let mode = fs::metadata(object_file(&c, &record))
-            .unwrap()
-            .permissions();
-        assert_eq!(mode.mode() & 0o777, 0o444);
+        assert_eq!(fs::read_dir(&cas).unwrap().count(), 1);
+        let path = object_file(&store, &record);
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o444);
+    }
+
+    #[test]
+    fn a_damaged_object_in_a_record_is_noticed_and_healed() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let record = commit(&store, 1, "some content").record;
+        let manifest = &record.outputs["files"];
+        let segment = fs::read_dir(store.root().join("ac")).unwrap().next();
+        let segment = segment.unwrap().unwrap().path();
+        let mut bytes = fs::read(&segment).unwrap();
+        let at = bytes.windows(12).position(|w| w == b"some content");
+        bytes[at.unwrap()] ^= 1;
+        fs::write(&segment, &bytes).unwrap();
+
+        let damaged = store.damaged_records().unwrap();
+        assert_eq!(damaged.len(), 1);
+        assert_eq!(damaged[0].key, Some(record.key));
+        let error = store.open_artifact(manifest).unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+        assert_eq!(store.lookup(&record.key).unwrap(), None);
+
+        commit(&store, 1, "some content");
+        for store in [&store, &open(root.path())] {
+            assert!(store.lookup(&record.key).unwrap().is_some());
+            let found = store.open_artifact(manifest).unwrap();
+            assert_eq!(found, files("some content"));
+        }
     }
 
     #[test]
@@ -904,7 +991,7 @@ mod tests {
         assert!(commit(&store, 1, "x").contradicts.is_none());
         let third = commit(&store, 1, "y");
         assert_eq!(third.contradicts.unwrap().outputs, first.record.outputs);
-        let latest = store.lookup(&ingredients(1).key()).unwrap().unwrap();
+        let latest = store.record(&ingredients(1).key()).unwrap();
         assert_eq!(latest, *third.record);
     }
 
@@ -913,15 +1000,16 @@ mod tests {
         for damage in ["flip", "cut", "grow", "empty", "gone", "link", "folder"] {
             let root = tempfile::tempdir().unwrap();
             let store = open(root.path());
-            let record = commit(&store, 1, "content").record;
+            let content = large("content");
+            let record = commit(&store, 1, &content).record;
             let key = record.key;
             let path = object_file(&store, &record);
             let modified = fs::metadata(&path).unwrap().modified().unwrap();
             fs::remove_file(&path).unwrap();
             match damage {
-                "flip" => fs::write(&path, "cOntent").unwrap(),
-                "cut" => fs::write(&path, "conten").unwrap(),
-                "grow" => fs::write(&path, "contents").unwrap(),
+                "flip" => fs::write(&path, large("cOntent")).unwrap(),
+                "cut" => fs::write(&path, &content[1..]).unwrap(),
+                "grow" => fs::write(&path, format!("{content}s")).unwrap(),
                 "empty" => fs::write(&path, "").unwrap(),
                 "link" => std::os::unix::fs::symlink("/etc/hostname", &path).unwrap(),
                 "folder" => fs::create_dir(&path).unwrap(),
@@ -949,11 +1037,11 @@ mod tests {
             }
             assert_eq!(store.lookup(&key).unwrap(), None, "{damage}");
 
-            commit(&store, 1, "content");
+            commit(&store, 1, &content);
             let again = store.lookup(&key).unwrap().unwrap();
             assert_eq!(
                 store.open_artifact(&again.outputs["files"]).unwrap(),
-                files("content")
+                files(&content)
             );
         }
     }
@@ -962,14 +1050,15 @@ mod tests {
     fn what_a_commit_finds_damaged_is_kept_aside() {
         let root = tempfile::tempdir().unwrap();
         let store = open(root.path());
-        let record = commit(&store, 1, "content").record;
+        let content = large("content");
+        let record = commit(&store, 1, &content).record;
         let path = object_file(&store, &record);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "something else").unwrap();
 
-        commit(&store, 1, "content");
+        commit(&store, 1, &content);
 
-        assert_eq!(fs::read(&path).unwrap(), b"content");
+        assert_eq!(fs::read(&path).unwrap(), content.as_bytes());
         let kept = fs::read_dir(store.root().join("quarantine")).unwrap();
         let kept: Vec<_> = kept
             .map(|entry| fs::read(entry.unwrap().path()).unwrap())
@@ -977,32 +1066,150 @@ mod tests {
         assert_eq!(kept, [b"something else"]);
     }
 
+    /// Hands a result over.
+    fn commit_later(store: &Store, seed: u64, content: &str) -> Committed {
+        let ingredients = ingredients(seed);
+        let lease = store.try_lease(&ingredients.key()).unwrap();
+        let text = Bytes::from(format!("program {seed}"));
+        let extra = vec![(text.digest(), text)];
+        let execution = Execution::default();
+        store
+            .commit_later(ingredients, &outputs(content), execution, b"", extra, lease)
+            .unwrap()
+    }
+
     #[test]
-    fn staged_results_appear_with_the_flush() {
+    fn results_handed_over_can_be_read_at_once_and_are_kept_soon() {
         let root = tempfile::tempdir().unwrap();
         let (store, other) = (open(root.path()), open(root.path()));
-        for seed in 0..10 {
-            let content = seed.to_string();
-            store
-                .stage(
-                    ingredients(seed),
-                    &outputs(&content),
-                    Execution::default(),
-                    b"",
-                )
-                .unwrap();
+        for seed in 0..100 {
+            let content = large(&seed.to_string());
+            let committed = commit_later(&store, seed, &content);
+            let manifest = &committed.record.outputs["files"];
+            assert!(store.has(manifest));
+            assert_eq!(store.open_artifact(manifest).unwrap(), files(&content));
         }
-        assert_eq!(store.lookup(&ingredients(3).key()).unwrap(), None);
-
-        // A reader of the same process may ask for an object before.
-        let sealed = files("4").seal().unwrap();
-        assert_eq!(store.open_artifact(&sealed.manifest).unwrap(), files("4"));
+        let since = Instant::now();
+        let last = ingredients(99).key();
+        while other.lookup(&last).unwrap().is_none() {
+            assert!(since.elapsed() < Duration::from_secs(10), "never kept");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         store.flush().unwrap();
 
-        for seed in 0..10 {
-            assert!(store.lookup(&ingredients(seed).key()).unwrap().is_some());
-            let found = other.lookup_fresh(&ingredients(seed).key()).unwrap();
-            assert!(found.is_some());
+        for store in [&store, &other, &open(root.path())] {
+            for seed in 0..100 {
+                let hit = store.lookup_fresh(&ingredients(seed).key());
+                let hit = hit.unwrap().unwrap();
+                store.open_artifact(&hit.outputs["files"]).unwrap();
+                let text = store.read(&hit.execution.sources[0]).unwrap();
+                assert_eq!(&*text, format!("program {seed}").as_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn a_lease_is_given_back_with_the_result_and_checkpoints_go() {
+        let root = tempfile::tempdir().unwrap();
+        let (store, other) = (open(root.path()), open(root.path()));
+        let key = ingredients(1).key();
+        let checkpoints = store.checkpoints_path(&key);
+        fs::create_dir(&checkpoints).unwrap();
+        fs::write(checkpoints.join("1"), "state").unwrap();
+
+        commit_later(&store, 1, "x");
+        let lease = other.lease(&key, &|| false).unwrap();
+
+        assert!(other.lookup_fresh(&key).unwrap().is_some());
+        assert!(!checkpoints.exists());
+        drop(lease);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_told_by_key() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        commit_later(&store, 1, "x");
+        store.flush().unwrap();
+        // A file where a directory of objects has to be.
+        let content = large("y");
+        let shard = Digest::of(content.as_bytes()).to_hex()[..2].to_owned();
+        fs::write(store.root().join("cas").join(shard), "").unwrap();
+
+        commit_later(&store, 2, &content);
+        commit_later(&store, 3, "z");
+
+        let error = store.flush().unwrap_err();
+        let StoreError::NotKept { key, .. } = error else {
+            panic!("{error}")
+        };
+        assert_eq!(key, ingredients(2).key());
+        store.flush().unwrap();
+        assert!(store.failures().is_empty());
+        assert_eq!(store.lookup(&key).unwrap(), None);
+        assert!(!store.is_leased(&key));
+        assert!(store.lookup(&ingredients(3).key()).unwrap().is_some());
+        let writer = &store.writer().unwrap().directory;
+        assert_eq!(fs::read_dir(writer).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_store_that_is_closed_keeps_what_was_handed_over() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        commit_later(&store, 1, "x");
+        drop(store);
+
+        let store = open(root.path());
+        assert!(store.lookup(&ingredients(1).key()).unwrap().is_some());
+        assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn an_accepted_record_carries_its_objects_with_it() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let first = commit(&store, 1, "x").record;
+        let mut accepted = (*first).clone();
+        accepted.ingredients.code = "c1de".into();
+        accepted.key = accepted.ingredients.key();
+        let key = accepted.key;
+        store.append(&accepted).unwrap();
+        let roots = crate::collect::Roots {
+            keys: [key].into(),
+            ..crate::collect::Roots::default()
+        };
+        let policy = crate::collect::Policy {
+            grace: Duration::ZERO,
+            ..crate::collect::Policy::default()
+        };
+        crate::collect::collect(&store, &roots, &policy).unwrap();
+
+        assert_eq!(store.lookup(&first.key).unwrap(), None);
+        let hit = store.lookup(&key).unwrap().unwrap();
+        assert_eq!(
+            store.open_artifact(&hit.outputs["files"]).unwrap(),
+            files("x")
+        );
+    }
+
+    #[test]
+    fn many_small_segments_become_one() {
+        let root = tempfile::tempdir().unwrap();
+        let n = MOST_SEGMENTS as u64 + 2;
+        for seed in 0..n {
+            commit(&open(root.path()), seed, &seed.to_string());
+        }
+
+        let store = open(root.path());
+        let segments = fs::read_dir(store.root().join("ac")).unwrap();
+        assert!(segments.count() <= 3);
+        assert_eq!(store.keys().len(), n as usize);
+        assert!(store.damaged_records().unwrap().is_empty());
+        for seed in 0..n {
+            let record = store.record(&ingredients(seed).key()).unwrap();
+            let found = store.open_artifact(&record.outputs["files"]).unwrap();
+            assert_eq!(found, files(&seed.to_string()));
         }
     }
 
@@ -1052,11 +1259,11 @@ mod tests {
     fn a_store_of_another_version_is_refused() {
         let root = tempfile::tempdir().unwrap();
         drop(open(root.path()));
-        let format = root.path().join("v1/FORMAT");
+        let format = layout_root(root.path()).join("FORMAT");
 
-        fs::write(&format, r#"{"natron_store":2,"created_unix_ms":0}"#).unwrap();
+        fs::write(&format, r#"{"natron_store":3,"created_unix_ms":0}"#).unwrap();
         let error = Store::open(root.path(), Durability::None).unwrap_err();
-        assert!(error.to_string().contains("version 2"), "{error}");
+        assert!(error.to_string().contains("version 3"), "{error}");
         fs::write(&format, "nonsense").unwrap();
         let error = Store::open(root.path(), Durability::None).unwrap_err();
         assert!(error.to_string().contains("does not parse"), "{error}");
@@ -1067,17 +1274,20 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let key = ingredients(1).key();
         let store = open(root.path());
-        let checkpoints = store.checkpoints(&key).unwrap();
+        let checkpoints = store.checkpoints_path(&key);
+        fs::create_dir(&checkpoints).unwrap();
         fs::write(checkpoints.join("1"), "state").unwrap();
-        let scratch = store.scratch().unwrap();
+        let (scratch, unused) = (store.scratch().unwrap(), store.scratch().unwrap());
         let path = scratch.path().to_owned();
+        assert!(!path.exists() && path != unused.path());
+        fs::create_dir(&path).unwrap();
         fs::write(path.join("x"), "x").unwrap();
-        drop(scratch);
+        drop((scratch, unused));
         assert!(!path.exists());
         drop(store);
 
         let store = open(root.path());
-        assert!(store.checkpoints(&key).unwrap().join("1").exists());
+        assert!(store.checkpoints_path(&key).join("1").exists());
         store.remove_checkpoints(&key).unwrap();
         store.remove_checkpoints(&key).unwrap();
         assert!(!checkpoints.exists());

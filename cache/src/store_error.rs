@@ -9,6 +9,8 @@ use std::{
 use natron_artifacts::Digest;
 use thiserror::Error;
 
+use crate::StageKey;
+
 /// Trouble with the store. [`StoreError::Missing`] and [`StoreError::Damaged`] mean: make the artifact anew.
 #[derive(Debug, Clone, Error)]
 pub enum StoreError {
@@ -61,6 +63,14 @@ pub enum StoreError {
         expected: String,
         /// Digest or size of what is there.
         found: String,
+    },
+    /// A result that had been handed over could not be kept.
+    #[error("the result of key {} was not kept: {source}", key.short())]
+    NotKept {
+        /// The key.
+        key: StageKey,
+        /// Why.
+        source: Box<Self>,
     },
     /// The store can be read, not written.
     #[error("the store `{}` is read-only, so results cannot be kept", path.display())]

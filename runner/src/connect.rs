@@ -6,22 +6,29 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use natron_artifacts::{InputColumns, InputPort, Kind, PortSchema, Schemas, Signature};
+use natron_artifacts::{Gpu, InputColumns, InputPort, Kind, PortSchema, Schemas, Signature};
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::Value;
 
 use crate::{
-    Diagnostic, EdgeLabel, InputEdge, Instance, LoadOptions, Place, code,
+    AwaitedAxis, Deferred, Diagnostic, EdgeLabel, InputEdge, Instance, LoadOptions, Part, Place,
+    code,
     did_you_mean::{listed, nearest, suggestion_or},
     document::Node,
     drafts::{Draft, DraftPort, Source, StageDrafts},
-    parameters,
+    interpolate::Coordinates,
+    parameters, part,
     settings::automatic_seed,
     wiring::{self, Id, Resolved},
 };
 
-/// Instances in topological order and their edges.
-pub(crate) type Connected = (Vec<Instance>, DiGraph<usize, EdgeLabel>);
+/// Instances in topological order, their edges, and what is not known yet.
+pub(crate) struct Connected {
+    pub(crate) instances: Vec<Instance>,
+    pub(crate) edges: DiGraph<usize, EdgeLabel>,
+    pub(crate) awaited: Vec<AwaitedAxis>,
+    pub(crate) deferred: Vec<Deferred>,
+}
 
 /// Connects all instances. Nothing after a mistake.
 pub(crate) fn connect(
@@ -45,11 +52,35 @@ pub(crate) fn connect(
         connector.check(id);
     }
     connector.check_views();
+    let listed = connector.listed_axes(&cyclic);
     let nodes = connector.nodes;
     if mistakes.len() > before {
         return None;
     }
-    assemble(stages, nodes, &order, root_seed, options)
+    let position = |id: &Id| order.iter().position(|other| other == id);
+    let awaited = listed
+        .into_iter()
+        .map(|(id, axis)| {
+            Some(AwaitedAxis {
+                instance: position(&id)?,
+                ..axis
+            })
+        })
+        .collect::<Option<_>>()?;
+    let deferred = stages.iter().filter_map(|(name, stage)| {
+        Some(Deferred {
+            stage: name.clone(),
+            waits_for: stage.waits_for.clone()?,
+        })
+    });
+    let deferred = deferred.collect();
+    let (instances, edges) = assemble(stages, nodes, &order, root_seed, options)?;
+    Some(Connected {
+        instances,
+        edges,
+        awaited,
+        deferred,
+    })
 }
 
 /// What is known of an instance besides its draft.
@@ -74,6 +105,7 @@ enum Quiet {
 struct WiredSource {
     node: Node,
     what: WiredInput,
+    part: Part,
 }
 
 enum WiredInput {
@@ -150,12 +182,13 @@ impl Connector<'_> {
                     sources.push(WiredSource {
                         node: source.node.clone(),
                         what: WiredInput::File { path, kind },
+                        part: Part::default(),
                     });
                 }
                 Source::Stage(reference) => {
                     let resolved = wiring::resolve(
                         self.stages,
-                        source,
+                        &source.node,
                         reference,
                         &draft.coordinates,
                         self.mistakes,
@@ -171,6 +204,7 @@ impl Connector<'_> {
                         Resolved::Instances(ids) => {
                             sources.extend(ids.into_iter().map(|id| WiredSource {
                                 node: source.node.clone(),
+                                part: source.part.clone(),
                                 what: WiredInput::Instance {
                                     id,
                                     output: reference.output.clone(),
@@ -252,6 +286,10 @@ impl Connector<'_> {
         };
         let Some(parsed) = &parameters.parsed else {
             wired.is_tainted = true;
+            // Whatever the parameters are, the ports mostly have the same names.
+            if let Some(typical) = parameters::typical_signature(kind) {
+                self.check_unknown_ports(&id.0, draft, &typical);
+            }
             return;
         };
         wired.is_tainted |= !parameters.is_good;
@@ -280,6 +318,18 @@ impl Connector<'_> {
         }
         self.check_sources(draft, &parameters.with, &signature, wired);
         self.check_outputs(&id.0, draft, &signature);
+        if let Some(request) = &draft.settings.gpu
+            && request.policy == Gpu::Required
+            && !uses_gpus(&signature)
+        {
+            let message = format!("`{}` computes on the CPU and cannot use a GPU", kind.name);
+            self.mistakes.push(
+                request
+                    .node
+                    .mistake(code::BAD_VALUE, message, "")
+                    .help("take `gpu` away; programs can use one, by `uses = \"command\"`"),
+            );
+        }
         wired.signature = Some(signature);
     }
 
@@ -310,7 +360,20 @@ impl Connector<'_> {
                                         if producer.is_tainted {
                                             schema.columns = None;
                                         }
-                                        Some((schema, Some(name)))
+                                        let consumer = (stage, port.as_str());
+                                        match in_part(
+                                            consumer,
+                                            schema,
+                                            &source.part,
+                                            &id.0,
+                                            &source.node,
+                                        ) {
+                                            Ok(schema) => Some((schema, Some(name))),
+                                            Err(mistake) => {
+                                                self.mistakes.push(*mistake);
+                                                None
+                                            }
+                                        }
                                     }
                                     Err(mistake) => {
                                         self.mistakes.push(*mistake);
@@ -336,29 +399,84 @@ impl Connector<'_> {
         found
     }
 
-    /// Which ports are given that are unknown, and which are needed that are not given.
-    fn check_ports(&mut self, stage: &str, draft: &Draft, signature: &Signature, wired: &Wired) {
-        let known = signature.inputs.iter().map(|port| port.name.as_str());
-        if !signature.open_inputs {
-            for (name, port) in &draft.inputs {
-                if known.clone().all(|other| other != name) {
-                    let otherwise = parameters::known_names("inputs", known.clone());
-                    self.mistakes.push(
-                        Diagnostic::error(
-                            code::UNKNOWN_INPUT,
-                            format!("stage `{stage}` has no input `{name}`"),
-                            &port.key,
-                            "unknown input",
-                        )
-                        .help(suggestion_or(
-                            name,
-                            known.clone(),
-                            &otherwise,
-                        )),
-                    );
+    /// What the axes that artifacts list and that are not known yet wait for; checks all of them.
+    fn listed_axes(&mut self, cyclic: &BTreeSet<String>) -> Vec<(Id, AwaitedAxis)> {
+        let stages = self.stages;
+        let mut awaited: BTreeMap<String, (Id, AwaitedAxis)> = BTreeMap::new();
+        for axis in stages.values().flat_map(|stage| &stage.axes) {
+            let reference = &axis.reference;
+            let is_waiting = stages
+                .get(&reference.stage)
+                .is_some_and(|stage| stage.waits_for.is_some());
+            if is_waiting || cyclic.contains(&reference.stage) {
+                continue;
+            }
+            let none = Coordinates::new();
+            let resolved = wiring::resolve(stages, &axis.node, reference, &none, self.mistakes);
+            let id = match resolved {
+                Resolved::Broken => continue,
+                Resolved::Off => {
+                    let (name, producer) = (&axis.axis, &reference.stage);
+                    let message =
+                        format!("axis `{name}` needs `{producer}`, which is switched off");
+                    self.mistakes
+                        .push(axis.node.mistake(code::BAD_MATRIX, message, ""));
+                    continue;
+                }
+                Resolved::Instances(ids) => match <[Id; 1]>::try_from(ids) {
+                    Ok([id]) => id,
+                    Err(ids) => {
+                        let message = format!(
+                            "axis `{}` is listed by one artifact, and {} are named",
+                            axis.axis,
+                            ids.len()
+                        );
+                        self.mistakes.push(
+                            axis.node
+                                .mistake(code::BAD_MATRIX, message, "")
+                                .help("choose one, as `stage[axis=value].output`"),
+                        );
+                        continue;
+                    }
+                },
+            };
+            let Some(signature) = &self.nodes[&id].signature else {
+                continue;
+            };
+            let consumer = (axis.axis.as_str(), axis.axis.as_str());
+            let output = reference.output.as_deref();
+            match choose_output(consumer, &id.0, signature, output, &axis.node) {
+                Err(mistake) => self.mistakes.push(*mistake),
+                Ok((output, schema)) => {
+                    if let Some(help) = axis.take.misfit(schema.kind) {
+                        let kind = with_article(schema.kind);
+                        let message = format!("axis `{}` finds no values in {kind}", axis.axis);
+                        self.mistakes.push(
+                            axis.node
+                                .mistake(code::BAD_MATRIX, message, kind)
+                                .help(help),
+                        );
+                        continue;
+                    }
+                    if self.options.axes.contains_key(&axis.id) {
+                        continue;
+                    }
+                    let axis = AwaitedAxis {
+                        id: axis.id.clone(),
+                        instance: 0,
+                        output,
+                        take: axis.take.clone(),
+                    };
+                    awaited.insert(axis.id.clone(), (id, axis));
                 }
             }
         }
+        awaited.into_values().collect()
+    }
+
+    /// Which ports are given that are unknown, and which are needed that are not given.
+    fn check_ports(&mut self, stage: &str, draft: &Draft, signature: &Signature, wired: &Wired) {
+        self.check_unknown_ports(stage, draft, signature);
         for port in &signature.inputs {
             if port.optional || wired.inputs.contains_key(&port.name) {
                 continue;
@@ -397,6 +515,30 @@ impl Connector<'_> {
                             "",
                         )
                         .help(format!("add `inputs.{name} = \"STAGE\"`")),
+                    );
+                }
+            }
+        }
+    }
+
+    fn check_unknown_ports(&mut self, stage: &str, draft: &Draft, signature: &Signature) {
+        let known = signature.inputs.iter().map(|port| port.name.as_str());
+        if !signature.open_inputs {
+            for (name, port) in &draft.inputs {
+                if known.clone().all(|other| other != name) {
+                    let otherwise = parameters::known_names("inputs", known.clone());
+                    self.mistakes.push(
+                        Diagnostic::error(
+                            code::UNKNOWN_INPUT,
+                            format!("stage `{stage}` has no input `{name}`"),
+                            &port.key,
+                            "unknown input",
+                        )
+                        .help(suggestion_or(
+                            name,
+                            known.clone(),
+                            &otherwise,
+                        )),
                     );
                 }
             }
@@ -546,11 +688,15 @@ impl Connector<'_> {
             for draft in stage.drafts.iter().flatten() {
                 for view in draft.settings.views.values() {
                     let place = &view.node.place;
-                    let clash = by_path.iter().find(|(other, _)| {
-                        view.path == **other
-                            || is_inside(&view.path, other)
-                            || is_inside(other, &view.path)
-                    });
+                    let folders = view.path.match_indices('/').map(|(at, _)| &view.path[..at]);
+                    let below = format!("{}/", view.path);
+                    let clash = folders
+                        .chain([view.path.as_str()])
+                        .find_map(|path| by_path.get_key_value(path))
+                        .or_else(|| {
+                            let next = by_path.range(below.as_str()..).next();
+                            next.filter(|(other, _)| other.starts_with(&below))
+                        });
                     if let Some((other, (owner, other_place))) = clash {
                         let what = if view.path == **other {
                             format!("shows at `{}` too", view.path)
@@ -581,6 +727,11 @@ struct Found {
     by_port: BTreeMap<String, Vec<Option<PortSchema>>>,
 }
 
+/// Whether a stage can use a GPU: a program may, and a kind that says so.
+fn uses_gpus(signature: &Signature) -> bool {
+    signature.open_inputs || signature.resources.gpu != Gpu::Never
+}
+
 fn with_article(kind: Kind) -> &'static str {
     match kind {
         Kind::Table => "a table",
@@ -592,9 +743,49 @@ fn with_article(kind: Kind) -> &'static str {
     }
 }
 
-fn is_inside(path: &str, folder: &str) -> bool {
-    path.strip_prefix(folder)
-        .is_some_and(|rest| rest.starts_with('/'))
+/// What is known of the part of an output that the port `consumer` (stage, port) reads.
+fn in_part(
+    consumer: (&str, &str),
+    mut schema: PortSchema,
+    part: &Part,
+    producer: &str,
+    node: &Node,
+) -> Result<PortSchema, Box<Diagnostic>> {
+    if part.is_whole() {
+        return Ok(schema);
+    }
+    let mistake = |code, message: String| node.mistake(code, message, "");
+    if schema.kind != Kind::Table {
+        let kind = with_article(schema.kind);
+        let message = format!("`{producer}` is {kind}, and only tables have columns and windows");
+        return Err(Box::new(mistake(code::WRONG_KIND, message)));
+    }
+    schema.facts.clear();
+    let Some(columns) = &schema.columns else {
+        return Ok(schema);
+    };
+    if part.needs_times() && !part::has_time_index(columns) {
+        let message = format!("`{producer}` has no time index `ts_ns` for the window");
+        return Err(Box::new(
+            mistake(code::MISSING_COLUMN, message)
+                .help("a window may count rows, as `{ last = 1000 }`"),
+        ));
+    }
+    let there: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    let wanted = part.columns.iter().flatten().map(String::as_str);
+    let missing: Vec<&str> = wanted.filter(|name| !there.contains(name)).collect();
+    if !missing.is_empty() {
+        let (stage, port) = consumer;
+        let message = format!(
+            "`{producer}` lacks the column {}, which `{stage}` asks for at `{port}`",
+            listed(missing.iter().take(5).copied())
+        );
+        return Err(Box::new(
+            mistake(code::MISSING_COLUMN, message).help(column_help(&missing, &there)),
+        ));
+    }
+    schema.columns = Some(part.schema(columns));
+    Ok(schema)
 }
 
 /// The output of `producer` that the port `consumer` (stage, port) reads: the one that is named, the only one, or the one
@@ -671,10 +862,17 @@ fn missing_columns(
         "{} lacks {columns}, which `{kind}` reads at `{port}`",
         shown(source)
     );
+    source
+        .node
+        .mistake(code::MISSING_COLUMN, message, "")
+        .help(column_help(missing, there))
+}
+
+fn column_help(missing: &[&str], there: &[&str]) -> String {
     let near = missing
         .iter()
         .find_map(|name| nearest(name, there.iter().copied()));
-    let help = match near {
+    match near {
         Some(near) => format!("did you mean `{near}`?"),
         None if there.len() <= 20 => format!("its columns are {}", listed(there.iter().copied())),
         None => format!(
@@ -682,11 +880,7 @@ fn missing_columns(
             there.len(),
             listed(there.iter().take(10).copied())
         ),
-    };
-    source
-        .node
-        .mistake(code::MISSING_COLUMN, message, "")
-        .help(help)
+    }
 }
 
 /// The string below `node` that is `path`.
@@ -708,11 +902,14 @@ fn assemble(
     order: &[Id],
     root_seed: u64,
     options: &LoadOptions,
-) -> Option<Connected> {
+) -> Option<(Vec<Instance>, DiGraph<usize, EdgeLabel>)> {
     let positions: BTreeMap<&Id, usize> =
         order.iter().enumerate().map(|(at, id)| (id, at)).collect();
     let mut drafts: BTreeMap<Id, Draft> = BTreeMap::new();
     for (name, stage) in stages {
+        if stage.waits_for.is_some() {
+            continue; // It has no instances yet.
+        }
         for (position, draft) in stage.drafts?.into_iter().enumerate() {
             drafts.insert((name.clone(), position), draft);
         }
@@ -724,8 +921,13 @@ fn assemble(
         let draft = drafts.remove(id)?;
         let wired = nodes.remove(id)?;
         let mut inputs: BTreeMap<String, Vec<InputEdge>> = BTreeMap::new();
+        let mut parts = BTreeMap::new();
         for (port, sources) in wired.inputs {
             let mut list = Vec::with_capacity(sources.len());
+            if sources.iter().any(|source| !source.part.is_whole()) {
+                let of_port: Vec<Part> = sources.iter().map(|s| s.part.clone()).collect();
+                parts.insert(port.clone(), of_port);
+            }
             for source in sources {
                 list.push(match source.what {
                     WiredInput::File { path, .. } => InputEdge::File { path },
@@ -749,7 +951,7 @@ fn assemble(
             }
             inputs.insert(port, list);
         }
-        instances.push(instance(
+        let instance = instance(
             id,
             draft,
             wired.signature?,
@@ -757,7 +959,8 @@ fn assemble(
             inputs,
             root_seed,
             options,
-        )?);
+        )?;
+        instances.push(Instance { parts, ..instance });
     }
     Some((instances, edges))
 }
@@ -785,8 +988,16 @@ fn instance(
     if let Some(bytes) = settings.memory_bytes {
         resources.memory_bytes = bytes;
     }
-    if let Some(gpu) = settings.gpu {
-        resources.gpu = gpu;
+    let can_use_a_gpu = uses_gpus(&signature);
+    let mut gpus = u32::from(resources.gpu != Gpu::Never);
+    let mut gpu_memory_bytes = 0;
+    if let Some(request) = settings.gpu {
+        resources.gpu = request.policy;
+        gpus = request.count;
+        gpu_memory_bytes = request.memory_bytes;
+    }
+    if !can_use_a_gpu {
+        gpus = 0;
     }
     let seed = settings.seed.unwrap_or_else(|| {
         automatic_seed(
@@ -820,7 +1031,12 @@ fn instance(
             .collect(),
         resources,
         tokens: settings.tokens,
+        parts: BTreeMap::new(),
+        gpus,
+        gpu_memory_bytes,
         retries: settings.retries,
+        backoff: settings.backoff,
+        memory_growth: settings.memory_growth,
         timeout: settings.timeout,
         // A limit holds for a process, so a stage with limits has one.
         isolated: !own_process && (settings.isolated || !settings.limits.is_none()),

@@ -10,11 +10,11 @@ use crate::{
     did_you_mean::{listed, nearest, suggestion_or},
     document::{Content, Entry, Node, Table},
     interpolate::{self, Filler},
-    names,
+    names, settings,
 };
 
 const ROOT_KEYS: [&str; 4] = ["pipeline", "params", "stages", "profiles"];
-const PIPELINE_KEYS: [&str; 4] = ["name", "seed", "numeric", "device"];
+const PIPELINE_KEYS: [&str; 5] = ["name", "seed", "numeric", "device", "tokens"];
 const PROFILE_KEYS: [&str; 3] = ["pipeline", "params", "stages"];
 
 /// What the runner knows below `[stages.NAME]`.
@@ -42,6 +42,8 @@ pub(crate) struct Definition {
     pub(crate) seed: u64,
     pub(crate) numeric: Numeric,
     pub(crate) device: DeviceChoice,
+    /// How many there are of each token, where the file says so.
+    pub(crate) tokens: Option<BTreeMap<String, u32>>,
     /// `[params]` without references.
     pub(crate) params: Node,
     /// Keys of the entries of `[params]` that were referred to.
@@ -80,7 +82,7 @@ pub(crate) fn check_structure(root: &Node, mistakes: &mut Vec<Diagnostic>) {
         if let Some(params) = table_at(profile, "params", &what, mistakes) {
             for (param, entry) in params {
                 if known_params.is_none_or(|known| !known.contains_key(param)) {
-                    let near = known_params.into_iter().flat_map(|known| known.keys());
+                    let near = known_params.into_iter().flat_map(Table::keys);
                     let message = format!("{what} sets `{param}`, which is not in `[params]`");
                     mistakes.push(
                         Diagnostic::error(code::UNKNOWN_REFERENCE, message, &entry.key, "").help(
@@ -105,7 +107,7 @@ pub(crate) fn check_structure(root: &Node, mistakes: &mut Vec<Diagnostic>) {
             check_keys(&what, table, &STAGE_KEYS, mistakes);
             let is_known = known_stages.is_some_and(|known| known.contains_key(stage));
             if !is_known && !table.contains_key("uses") {
-                let near = known_stages.into_iter().flat_map(|known| known.keys());
+                let near = known_stages.into_iter().flat_map(Table::keys);
                 let message = format!("there is no stage `{stage}` to lay this over");
                 mistakes.push(
                     Diagnostic::error(code::UNKNOWN_STAGE, message, &entry.key, "").help(
@@ -142,6 +144,7 @@ pub(crate) fn read(root: &Node, default_name: &str, mistakes: &mut Vec<Diagnosti
         seed: 0,
         numeric: Numeric::default(),
         device: DeviceChoice::default(),
+        tokens: None,
         params,
         used_params,
         stages: BTreeMap::new(),
@@ -201,6 +204,7 @@ fn read_pipeline(table: &Table, definition: &mut Definition, mistakes: &mut Vec<
             "seed" => {
                 definition.seed = expect_seed("seed", &node, mistakes).unwrap_or_default();
             }
+            "tokens" => definition.tokens = Some(settings::tokens(&node, mistakes)),
             "numeric" => {
                 let choices = [("portable", Numeric::Portable), ("native", Numeric::Native)];
                 if let Some(choice) = expect_choice("numeric", &node, &choices, mistakes) {

@@ -1,10 +1,6 @@
 //! The tree of a TOML text, every key and value with its place.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use serde_json::Value;
 use toml::{
@@ -50,8 +46,7 @@ pub(crate) enum Content {
     Broken,
 }
 
-/// The entries of a table.
-pub(crate) type Table = BTreeMap<String, Entry>;
+pub(crate) use crate::table::Table;
 
 /// A key and its value.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,27 +1,43 @@
 //! Every instance of every stage by itself, before they are connected.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use natron_artifacts::{Registry, StageKind};
 
 use crate::{
-    Diagnostic, LoadOptions, Place, code,
+    Diagnostic, LoadOptions, Part, Place,
+    axis::{self, AxisSource},
+    code,
+    condition::{self, Mistake},
     definition::{Definition, StageDefinition, check_keys, expect_str, expect_table, wrong_type},
     did_you_mean::suggestion_and,
     document::{Content, Entry, Node, Table},
     interpolate::{Coordinates, Filler},
     matrix, names,
     parameters::{self, Parameters},
+    part,
     references::{self, Reference},
     settings::{self, Settings},
+    wiring::Index,
 };
 
 /// The instances of one stage.
 pub(crate) struct StageDrafts {
     /// Where the stage's name stands.
     pub(crate) key: Place,
-    /// The instances; `None` when the matrix is broken.
+    /// The instances; `None` when the matrix is broken, or not known yet.
     pub(crate) drafts: Option<Vec<Draft>>,
+    /// The instances by their places on the axes.
+    pub(crate) index: OnceCell<Index>,
+    /// The stages that it reads, each with the first place that says so.
+    pub(crate) reads: Vec<(String, Place)>,
+    /// Where axes of its matrix take their values from.
+    pub(crate) axes: Vec<AxisSource>,
+    /// What it waits for, when its instances are not known yet.
+    pub(crate) waits_for: Option<String>,
 }
 
 /// One instance, not yet connected.
@@ -55,6 +71,8 @@ pub(crate) struct DraftPort {
 pub(crate) struct DraftSource {
     pub(crate) node: Node,
     pub(crate) what: Source,
+    /// What of a table is read.
+    pub(crate) part: Part,
 }
 
 pub(crate) enum Source {
@@ -73,12 +91,12 @@ pub(crate) fn make(
     let mut stages = BTreeMap::new();
     let mut total = 0;
     for (name, stage) in &definition.stages {
-        let expanded = if stage.is_broken {
-            None
+        let mut expansion = if stage.is_broken {
+            Expansion::default()
         } else {
             expand(name, stage, definition, options, &mut used, mistakes)
         };
-        let drafts = expanded.map(|instances| {
+        let drafts = expansion.instances.take().map(|instances| {
             instances
                 .into_iter()
                 .map(|coordinates| {
@@ -86,6 +104,7 @@ pub(crate) fn make(
                         stage: name,
                         filler: Filler::new(&definition.params, Some(&coordinates)),
                         coordinates: &coordinates,
+                        definition,
                         registry,
                         mistakes: &mut *mistakes,
                     };
@@ -100,9 +119,10 @@ pub(crate) fn make(
         if drafts.is_none() {
             check_kind_of_broken(stage, registry, mistakes);
         }
-        // Stages that somebody wrote one by one are as many as they are meant to be; a product of axes may not be.
-        let made = drafts.as_ref().map_or(0, Vec::len);
-        total += if made > 1 { made } else { 0 };
+        // What the file lists one by one may be as much as it likes.
+        if stage.table.contains_key("matrix") {
+            total += drafts.as_ref().map_or(1, Vec::len);
+        }
         if total > options.max_instances {
             let message = format!(
                 "the matrices of the pipeline make more than {} instances",
@@ -114,15 +134,114 @@ pub(crate) fn make(
             );
             return None;
         }
+        let mut reads = Vec::new();
+        match &drafts {
+            Some(drafts) => {
+                for source in drafts
+                    .iter()
+                    .flat_map(|draft| draft.inputs.values())
+                    .flat_map(|port| &port.sources)
+                {
+                    if let Source::Stage(reference) = &source.what {
+                        note_first(&mut reads, &reference.stage, &source.node.place);
+                    }
+                }
+            }
+            None => unexpanded_reads(stage, definition, &mut reads, &mut used),
+        }
+        for axis in &expansion.axes {
+            note_first(&mut reads, &axis.reference.stage, &axis.node.place);
+        }
         stages.insert(
             name.clone(),
             StageDrafts {
                 key: stage.key.clone(),
                 drafts,
+                index: OnceCell::new(),
+                reads,
+                axes: expansion.axes,
+                waits_for: expansion.waits_for,
             },
         );
     }
+    defer_readers(&mut stages);
     Some((stages, used))
+}
+
+fn note_first(reads: &mut Vec<(String, Place)>, stage: &str, place: &Place) {
+    match reads.binary_search_by(|(known, _)| known.as_str().cmp(stage)) {
+        Ok(i) if place.span.start < reads[i].1.span.start => reads[i].1 = place.clone(),
+        Ok(_) => {}
+        Err(i) => {
+            if reads.is_empty() {
+                reads.reserve_exact(1); // There may be a hundred thousand stages, most of which read one.
+            }
+            reads.insert(i, (stage.to_owned(), place.clone()));
+        }
+    }
+}
+
+/// What a stage reads whose instances are not known: as far as its inputs are written without axes.
+fn unexpanded_reads(
+    stage: &StageDefinition,
+    definition: &Definition,
+    reads: &mut Vec<(String, Place)>,
+    used: &mut BTreeSet<String>,
+) {
+    let mut filler = Filler::new(&definition.params, None);
+    for (key, entry) in &stage.table {
+        let filled = filler.fill(&entry.node);
+        if key != "inputs" {
+            continue;
+        }
+        filled.walk(&mut |node| {
+            if let Some(Ok(reference)) = node.as_str().map(references::parse)
+                && definition.stages.contains_key(&reference.stage)
+            {
+                note_first(reads, &reference.stage, &node.place);
+            }
+        });
+    }
+    used.append(&mut filler.used);
+}
+
+/// Takes the instances away from all that reads a stage without instances.
+fn defer_readers(stages: &mut BTreeMap<String, StageDrafts>) {
+    if stages.values().all(|stage| stage.waits_for.is_none()) {
+        return;
+    }
+    loop {
+        let waiting: Vec<(String, String)> = stages
+            .iter()
+            .filter(|(_, stage)| stage.waits_for.is_none())
+            .filter_map(|(name, stage)| {
+                let reads = stage.reads.iter().map(|(read, _)| read);
+                let mut waiting = reads.filter(|read| {
+                    stages
+                        .get(*read)
+                        .is_some_and(|other| other.waits_for.is_some())
+                });
+                Some((name.clone(), waiting.next()?.clone()))
+            })
+            .collect();
+        if waiting.is_empty() {
+            return;
+        }
+        for (name, producer) in waiting {
+            let stage = stages.get_mut(&name).expect("it was just found");
+            stage.drafts = None;
+            stage.waits_for = Some(producer);
+        }
+    }
+}
+
+/// What a matrix comes to.
+#[derive(Default)]
+struct Expansion {
+    /// `None` after a mistake, or when an axis is not known yet.
+    instances: Option<Vec<Coordinates>>,
+    axes: Vec<AxisSource>,
+    waits_for: Option<String>,
 }
 
 fn expand(
@@ -132,19 +251,76 @@ fn expand(
     options: &LoadOptions,
     used: &mut BTreeSet<String>,
     mistakes: &mut Vec<Diagnostic>,
-) -> Option<Vec<Coordinates>> {
+) -> Expansion {
+    let mut expansion = Expansion::default();
     let Some(entry) = stage.table.get("matrix") else {
-        return Some(vec![Coordinates::new()]);
+        expansion.instances = Some(vec![Coordinates::new()]);
+        return expansion;
     };
     let mut filler = Filler::new(&definition.params, None);
-    let entry = Entry {
+    let mut entry = Entry {
         key: entry.key.clone(),
         node: filler.fill(&entry.node),
     };
     used.append(&mut filler.used);
-    let is_good = filler.mistakes.is_empty();
+    let before = mistakes.len();
     mistakes.append(&mut filler.mistakes);
-    matrix::expand(name, &entry, options.max_instances, mistakes).filter(|_| is_good)
+    if let Content::Table(table) = &mut entry.node.content {
+        for (axis, entry) in table.iter_mut() {
+            let is_listed = entry
+                .node
+                .as_table()
+                .is_some_and(|t| t.contains_key("from"));
+            if matrix::SPECIAL.contains(&axis.as_str()) || !is_listed {
+                continue;
+            }
+            let Some(source) = axis::read(axis, &entry.node, mistakes) else {
+                entry.node.content = Content::Broken;
+                continue;
+            };
+            entry.node = listed_axis(&source, &entry.node, options, &mut expansion, mistakes);
+            expansion.axes.push(source);
+        }
+    }
+    if expansion.waits_for.is_none() && mistakes.len() == before {
+        let instances = matrix::expand(name, &entry, options.max_instances, mistakes);
+        expansion.instances = instances.filter(|_| mistakes.len() == before);
+    }
+    expansion
+}
+
+/// The axis as a list, where its values are known.
+fn listed_axis(
+    source: &AxisSource,
+    node: &Node,
+    options: &LoadOptions,
+    expansion: &mut Expansion,
+    mistakes: &mut Vec<Diagnostic>,
+) -> Node {
+    let axis = &source.axis;
+    let from = source.node.as_str().unwrap_or_default();
+    match options.axes.get(&source.id) {
+        None => {
+            expansion.waits_for.get_or_insert_with(|| from.to_owned());
+            node.broken()
+        }
+        Some(Err(why)) => {
+            let message = format!("axis `{axis}` finds no values in `{from}`: {why}");
+            mistakes.push(source.node.mistake(code::BAD_MATRIX, message, ""));
+            node.broken()
+        }
+        Some(Ok(values)) if values.is_empty() => {
+            let message = format!("axis `{axis}` is empty: `{from}` lists no values");
+            mistakes.push(
+                source
+                    .node
+                    .mistake(code::EMPTY_MATRIX, message, "")
+                    .help("the stage that makes it has to list at least one"),
+            );
+            node.broken()
+        }
+        Some(Ok(values)) => axis::as_list(&source.node.place, values),
+    }
 }
 
 /// A stage without instances still says whether its kind exists.
@@ -184,6 +360,7 @@ struct Maker<'a> {
     stage: &'a str,
     filler: Filler<'a>,
     coordinates: &'a Coordinates,
+    definition: &'a Definition,
     registry: &'a Registry,
     mistakes: &'a mut Vec<Diagnostic>,
 }
@@ -193,7 +370,7 @@ impl Maker<'_> {
         let filled: Table = stage
             .table
             .iter()
-            .filter(|(key, _)| *key != "matrix")
+            .filter(|(key, _)| !["matrix", "when"].contains(&key.as_str()))
             .map(|(key, entry)| {
                 let node = self.filler.fill(&entry.node);
                 let key_place = entry.key.clone();
@@ -206,7 +383,7 @@ impl Maker<'_> {
                 )
             })
             .collect();
-        let is_on = self.condition(&filled);
+        let is_on = self.condition(&stage.table);
         let uses = filled
             .get("uses")
             .map_or(&stage.key, |entry| &entry.node.place)
@@ -242,7 +419,12 @@ impl Maker<'_> {
         {
             draft.inputs = self.inputs(table);
         }
-        draft.settings = settings::read(&filled, self.coordinates, self.mistakes);
+        draft.settings = settings::read(
+            &filled,
+            self.coordinates,
+            self.definition.tokens.as_ref(),
+            self.mistakes,
+        );
         draft
     }
 
@@ -250,18 +432,43 @@ impl Maker<'_> {
         let Some(entry) = table.get("when") else {
             return true;
         };
-        match entry.node.content {
-            Content::Bool(truth) => truth,
+        let node = &entry.node;
+        let help = "`when = \"${params.NAME}\"` takes a boolean, `when = \"${matrix.AXIS} == 'a'\"` compares";
+        match &node.content {
+            Content::Bool(truth) => *truth,
             Content::Broken => true,
+            Content::String(text) => {
+                let filler = &mut self.filler;
+                let mut reference = |written: &str| {
+                    filler.fill(&Node {
+                        content: Content::String(written.to_owned()),
+                        ..node.clone()
+                    })
+                };
+                match condition::evaluate(text, &mut reference) {
+                    Ok(truth) => truth,
+                    Err(Mistake::Reported) => true,
+                    Err(Mistake::At(at, message)) => {
+                        let message = format!("`when`: {message}");
+                        let mut place = node.clone();
+                        // Between quotes without escapes, the letters of the value are those of the file.
+                        if node.origin.is_none()
+                            && node.place.text().get(1..=text.len()) == Some(text)
+                        {
+                            let start = node.place.span.start + 1;
+                            place.place.span = start + at..start + text.len().max(at);
+                        }
+                        self.mistakes
+                            .push(place.mistake(code::BAD_CONDITION, message, "").help(help));
+                        true
+                    }
+                }
+            }
             _ => {
-                let message = format!("`when` is {}, expected a boolean", entry.node.type_name());
+                let message = format!("`when` is {}, expected a boolean", node.type_name());
                 self.mistakes.push(
-                    entry
-                        .node
-                        .mistake(code::BAD_CONDITION, message, "expected `true` or `false`")
-                        .help(
-                            "`when = \"${params.NAME}\"` or `when = \"${matrix.AXIS}\"` takes a boolean from there",
-                        ),
+                    node.mistake(code::BAD_CONDITION, message, "expected `true` or `false`")
+                        .help(help),
                 );
                 true
             }
@@ -303,20 +510,18 @@ impl Maker<'_> {
     }
 
     fn source(&mut self, port: &str, node: &Node, draft: &mut DraftPort) {
+        let mut part = Part::default();
         let what = match &node.content {
-            Content::String(text) => match references::parse(text) {
-                Ok(reference) => Some(Source::Stage(reference)),
-                Err(why) => {
-                    let help = if text.contains('/') {
-                        format!("a file is read by `{port} = {{ file = \"{text}\" }}`")
-                    } else {
-                        references::SHAPES.to_owned()
-                    };
-                    self.mistakes
-                        .push(node.mistake(code::BAD_INPUT, why, "").help(help));
-                    None
+            Content::String(text) => self.reference(port, node, text),
+            Content::Table(table) if table.contains_key("from") => {
+                match self.part(port, table, &mut part) {
+                    Some(from) => {
+                        let text = from.as_str().unwrap_or_default();
+                        self.reference(port, from, text)
+                    }
+                    None => None,
                 }
-            },
+            }
             Content::Table(table) => self.file(port, node, table),
             _ => {
                 let what = format!("input `{port}`");
@@ -324,20 +529,59 @@ impl Maker<'_> {
                 None
             }
         };
+        // Mistakes of the reference are shown at the reference.
+        let node = node.at(&["from"]).unwrap_or(node);
         match what {
             Some(what) => draft.sources.push(DraftSource {
                 node: node.clone(),
                 what,
+                part,
             }),
             None => draft.is_broken = true,
         }
     }
 
+    fn reference(&mut self, port: &str, node: &Node, text: &str) -> Option<Source> {
+        match references::parse(text) {
+            Ok(reference) => Some(Source::Stage(reference)),
+            Err(why) => {
+                let help = if text.contains('/') {
+                    format!("a file is read by `{port} = {{ file = \"{text}\" }}`")
+                } else {
+                    references::SHAPES.to_owned()
+                };
+                self.mistakes
+                    .push(node.mistake(code::BAD_INPUT, why, "").help(help));
+                None
+            }
+        }
+    }
+
+    /// `{ from = "stage", columns = [...], window = ... }`: the value of `from`.
+    fn part<'t>(&mut self, port: &str, table: &'t Table, part: &mut Part) -> Option<&'t Node> {
+        let before = self.mistakes.len();
+        let keys = ["from", "columns", "window"];
+        check_keys(&format!("input `{port}`"), table, &keys, self.mistakes);
+        let value = |key: &str| table.get(key).map(|entry| &entry.node);
+        let from = value("from")?;
+        expect_str("from", from, self.mistakes)?;
+        let is_broken = ["columns", "window"]
+            .iter()
+            .filter_map(|key| value(key))
+            .any(has_broken);
+        if is_broken {
+            return None; // Complained about already.
+        }
+        *part = part::read(port, value("columns"), value("window"), self.mistakes)?;
+        (self.mistakes.len() == before).then_some(from)
+    }
+
     fn file(&mut self, port: &str, node: &Node, table: &Table) -> Option<Source> {
-        check_keys(&format!("input `{port}`"), table, &["file"], self.mistakes);
+        let keys = ["file", "from", "columns", "window"];
+        check_keys(&format!("input `{port}`"), table, &keys, self.mistakes);
         let Some(entry) = table.get("file") else {
-            if table.is_empty() {
-                let message = format!("input `{port}` names no file");
+            if table.is_empty() || keys.iter().any(|key| table.contains_key(*key)) {
+                let message = format!("input `{port}` names neither a stage nor a file");
                 self.mistakes.push(
                     node.mistake(code::BAD_INPUT, message, "")
                         .help(references::SHAPES),
@@ -345,6 +589,14 @@ impl Maker<'_> {
             }
             return None;
         };
+        if let Some(other) = table.get("columns").or_else(|| table.get("window")) {
+            let message = format!("input `{port}` is a file, which has no columns and windows");
+            self.mistakes.push(
+                Diagnostic::error(code::BAD_INPUT, message, &other.key, "")
+                    .help("read the file with a stage, and its table with `from`"),
+            );
+            return None;
+        }
         let path = expect_str("file", &entry.node, self.mistakes)?;
         if path.is_empty() || path.contains('\0') {
             let message = format!("`{}` is no path of a file", path.escape_debug());
@@ -354,4 +606,10 @@ impl Maker<'_> {
         }
         Some(Source::File(path.to_owned()))
     }
+}
+
+fn has_broken(node: &Node) -> bool {
+    let mut found = false;
+    node.walk(&mut |part| found |= part.is_broken());
+    found
 }

@@ -1,27 +1,34 @@
 //! Runs a graph: decides what hits, starts what does not, in parallel, and writes down what happened.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use natron_artifacts::{Cancel, DeviceGrant, Gpu, Level, Manifest, StageError};
-use natron_cache::{Durability, Ingredients, StageKey, StatCache, Store, StoreError};
+use natron_artifacts::{Artifact, Cancel, DeviceGrant, Digest, Level, Manifest, StageError};
+use natron_cache::{
+    Durability, Ingredients, InputIngredient, StageKey, StatCache, Store, StoreError,
+};
 use thiserror::Error;
 
 use crate::{
-    DeviceChoice, Event, Graph, InputEdge, Instance, Outcome, Watcher, Workspace,
-    history::{RunFolder, RunRecord, StageRecord},
-    ingredients::{Bound, SourceError, ingredients, lineage},
+    DeviceChoice, Event, Graph, InputEdge, Instance, OnFailure, Outcome, Part, Watcher, Workspace,
+    gpus,
+    history::{RunFolder, RunRecord, StageRecord, host},
+    ingredients::{Bound, Seen, SourceError, ingredients, lineage},
     ready::ReadyQueue,
-    schedule::{Capacity, Grant, Pool, available_memory_bytes, remaining_seconds},
-    worker::{Executed, Job, JobError, Shared},
+    schedule::{Capacity, Grant, Pool, Wanted, available_memory_bytes, remaining_seconds},
+    worker::{Executed, Job, JobError, Shared, open},
     workers::Hall,
 };
 
 /// A run has at most this many threads for each core, whatever it was asked for.
 const MOST_THREADS_PER_CORE: usize = 4;
+
+/// No retry waits longer than this.
+const LONGEST_BACKOFF: Duration = Duration::from_hours(1);
 
 /// What a run shall do beyond the graph.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +75,16 @@ pub enum RunError {
         "the pipeline says `device = \"cuda\"`, and no stage of this program computes on a GPU yet"
     )]
     NoGpu,
+    /// A stage wants more GPUs than there are.
+    #[error("stage `{stage}` wants {wanted}, and this machine has {found}")]
+    TooFewGpus {
+        /// Instance name.
+        stage: String,
+        /// How many, with how much memory.
+        wanted: String,
+        /// What there is.
+        found: String,
+    },
     /// A source could not be read.
     #[error("stage `{stage}`: {message}")]
     Source {
@@ -101,7 +118,7 @@ impl RunSummary {
         self.record
             .stages
             .iter()
-            .all(|stage| stage.outcome.is_done())
+            .all(|stage| stage.outcome.is_done() || stage.ignored)
     }
 }
 
@@ -143,6 +160,8 @@ enum State {
     /// Its key is known and not in the store.
     Ready,
     Running,
+    /// It failed and is tried again after a while.
+    Resting,
     Done,
     Failed,
     Skipped,
@@ -174,12 +193,29 @@ pub fn run(
     cancel: &Cancel,
 ) -> Result<RunSummary, RunError> {
     let started = Instant::now();
-    let folder = if options.unrecorded {
+    let folder = Arc::new(if options.unrecorded {
         RunFolder::nowhere()
     } else {
         RunFolder::create(workspace)?
-    };
-    let mut run = Run::open(graph, workspace, options, folder, Arc::clone(watcher))?;
+    });
+    let mut summary = run_within(graph, workspace, options, &folder, watcher, cancel)?;
+    summary.record.seconds = started.elapsed().as_secs_f64();
+    folder.finish(&summary.record)?;
+    Ok(summary)
+}
+
+/// Runs the graph as a part of the run whose folder this is. The record is left to the caller to write.
+pub(crate) fn run_within(
+    graph: &Graph,
+    workspace: &Workspace,
+    options: &RunOptions,
+    folder: &Arc<RunFolder>,
+    watcher: &Arc<dyn Watcher>,
+    cancel: &Cancel,
+) -> Result<RunSummary, RunError> {
+    let started = Instant::now();
+    let (shared, watching) = (Arc::clone(folder), Arc::clone(watcher));
+    let mut run = Run::open(graph, workspace, options, shared, watching)?;
     let selected = run
         .nodes
         .iter()
@@ -187,12 +223,18 @@ pub fn run(
         .count();
     run.shared.folder.begin(&run.head())?;
     watcher.event(&Event::Planned { stages: selected });
-    let interrupted = run.execute(options, cancel)?;
+    let executed = run.execute(options, cancel);
     let ingredients = run.take_ingredients();
     run.save_stat_cache();
-    let shared = Arc::clone(&run.shared);
     let record = run.record(started.elapsed().as_secs_f64());
-    shared.folder.finish(&record)?;
+    let interrupted = match executed {
+        Ok(interrupted) => interrupted,
+        Err(error) => {
+            // What it did until then is worth knowing; the error is worth more than another one.
+            let _ = folder.finish(&record);
+            return Err(error);
+        }
+    };
     Ok(RunSummary {
         record,
         interrupted,
@@ -207,7 +249,13 @@ pub fn standings(
     options: &RunOptions,
 ) -> Result<Vec<Standing>, RunError> {
     let unwatched = Arc::new(crate::events::Unwatched);
-    let mut run = Run::open(graph, workspace, options, RunFolder::nowhere(), unwatched)?;
+    let mut run = Run::open(
+        graph,
+        workspace,
+        options,
+        Arc::new(RunFolder::nowhere()),
+        unwatched,
+    )?;
     run.settle_all()?;
     run.save_stat_cache();
     let standings = graph
@@ -303,6 +351,22 @@ pub(crate) struct Run<'a> {
     /// Those that may be executed; the others have to be in the store.
     allowed: BTreeSet<usize>,
     file: String,
+    /// Stages that are tried again at a time.
+    resting: Vec<(Instant, usize)>,
+    /// What keys hold of parts of tables, by the table and the part.
+    seen_rows: RefCell<BTreeMap<(Digest, String), InputIngredient>>,
+}
+
+/// Why it is not known what comes in at a port.
+enum Unbound {
+    Source(SourceError),
+    Job(JobError),
+}
+
+impl From<SourceError> for Unbound {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
+    }
 }
 
 impl<'a> Run<'a> {
@@ -310,7 +374,7 @@ impl<'a> Run<'a> {
         graph: &'a Graph,
         workspace: &Workspace,
         options: &RunOptions,
-        folder: RunFolder,
+        folder: Arc<RunFolder>,
         watcher: Arc<dyn Watcher>,
     ) -> Result<Self, RunError> {
         if graph.device == DeviceChoice::Cuda {
@@ -381,13 +445,16 @@ impl<'a> Run<'a> {
             last,
             allowed,
             file: options.file.clone(),
+            resting: Vec::new(),
+            seen_rows: RefCell::default(),
             shared: Arc::new(Shared {
                 workspace: workspace.clone(),
                 store,
                 stat_cache,
                 live: Mutex::default(),
-                folder: Arc::new(folder),
+                folder,
                 watcher,
+                host: host(),
             }),
         })
     }
@@ -428,7 +495,23 @@ impl<'a> Run<'a> {
             stage: instance.name.clone(),
             message: error.to_string(),
         };
-        let bound = self.bound(index).map_err(failed)?;
+        let bound = match self.bound(index) {
+            Ok(bound) => bound,
+            Err(Unbound::Source(error)) => return Err(failed(error)),
+            Err(Unbound::Job(JobError::Store(error))) => return Err(error.into()),
+            Err(Unbound::Job(JobError::LostInput {
+                port,
+                position,
+                warning,
+            })) => {
+                self.rerun_producer(index, &port, position, warning.as_deref());
+                return Ok(());
+            }
+            Err(Unbound::Job(JobError::Stage(error))) => {
+                self.fail(index, &describe(&error));
+                return Ok(());
+            }
+        };
         let bound = bound
             .into_iter()
             .map(|(port, list)| (port, list.into_iter().map(|(_, bound)| bound).collect()))
@@ -460,7 +543,8 @@ impl<'a> Run<'a> {
     fn make_ready(&mut self, index: usize) {
         self.nodes[index].state = State::Ready;
         let instance = &self.graph.instances[index];
-        self.ready.push(index, self.remaining[index], instance);
+        let wanted = Wanted::of(instance, self.nodes[index].attempts + 1);
+        self.ready.push(index, self.remaining[index], wanted);
     }
 
     /// Notes that a stage will read nothing more.
@@ -474,19 +558,29 @@ impl<'a> Run<'a> {
     }
 
     /// What comes in at each port, with labels.
-    fn bound(&self, index: usize) -> Result<BTreeMap<String, Vec<(String, Bound)>>, SourceError> {
+    fn bound(&self, index: usize) -> Result<BTreeMap<String, Vec<(String, Bound)>>, Unbound> {
         let instance = &self.graph.instances[index];
         let mut bound: BTreeMap<String, Vec<(String, Bound)>> = BTreeMap::new();
         for (port, edges) in &instance.inputs {
             let list = bound.entry(port.clone()).or_default();
-            for edge in edges {
+            for (position, edge) in edges.iter().enumerate() {
                 list.push(match edge {
                     InputEdge::Output { instance, output } => {
                         let producer = &self.graph.instances[*instance];
                         let manifest = self.nodes[*instance].outputs.get(output);
                         let manifest = manifest.expect("a done stage has all declared outputs");
                         let label = format!("{}.{output}", producer.name);
-                        (label, Bound::Output(manifest.clone()))
+                        let seen = Seen::of(&self.graph.instances[index], port, position);
+                        let bound = match seen.rows() {
+                            None => Bound::Output(manifest.clone()),
+                            Some(part) => Bound::Rows {
+                                manifest: manifest.clone(),
+                                ingredient: self
+                                    .rows_seen(&seen, part, manifest, port, position)
+                                    .map_err(Unbound::Job)?,
+                            },
+                        };
+                        (label, bound)
                     }
                     InputEdge::File { path } => {
                         let stat_cache = &self.shared.stat_cache;
@@ -507,6 +601,35 @@ impl<'a> Run<'a> {
             }
         }
         Ok(bound)
+    }
+
+    /// What the key holds of some rows of a table: the table has to be opened for it, once.
+    fn rows_seen(
+        &self,
+        seen: &Seen<'_>,
+        part: &Part,
+        manifest: &Manifest,
+        port: &str,
+        position: usize,
+    ) -> Result<InputIngredient, JobError> {
+        let known = (manifest.bytes, format!("{part:?} {:?}", seen.columns()));
+        if let Some(ingredient) = self.seen_rows.borrow().get(&known) {
+            return Ok(ingredient.clone());
+        }
+        let lost = |warning| JobError::LostInput {
+            port: port.to_owned(),
+            position,
+            warning,
+        };
+        let artifact = seen.project(open(&self.shared, manifest, lost)?)?;
+        let Artifact::Table(table) = artifact else {
+            unreachable!("only tables have parts");
+        };
+        let ingredient = Part::ingredient(&table);
+        self.seen_rows
+            .borrow_mut()
+            .insert(known, ingredient.clone());
+        Ok(ingredient)
     }
 
     fn finish(
@@ -545,20 +668,37 @@ impl<'a> Run<'a> {
             .unwrap_or(1)
             // More only get in each other's way, and cost minutes when there are thousands.
             .clamp(1, MOST_THREADS_PER_CORE * cores());
-        let pool = Pool::new(Capacity {
+        let wants_memory = |instance: &Instance| instance.gpu_memory_bytes > 0;
+        let gpus = if self.graph.instances.iter().any(wants_memory) {
+            gpus::with_memory(gpus::found())
+        } else {
+            gpus::found().to_vec()
+        };
+        let capacity = Capacity {
             threads,
             memory_bytes: available_memory_bytes(),
-            gpus: Vec::new(),
-            tokens: BTreeMap::new(),
-        });
+            gpus,
+            tokens: self.graph.tokens.clone(),
+        };
         self.settle_all()?;
+        self.check_gpus(&capacity)?;
+        let pool = Pool::new(capacity);
         let shared = Arc::clone(&self.shared);
         let ended = Hall::new(self, &shared, pool, threads, options.keep_going, cancel).run();
         let flushed = shared.store.flush();
+        if let Err(StoreError::NotKept { key, source }) = &flushed {
+            self.unkept(*key, source);
+        }
+        for (key, error) in shared.store.failures() {
+            self.unkept(key, &error);
+        }
         ended?;
         flushed?;
         for index in 0..self.nodes.len() {
-            if matches!(self.nodes[index].state, State::Waiting | State::Ready) {
+            if matches!(
+                self.nodes[index].state,
+                State::Waiting | State::Ready | State::Resting
+            ) {
                 self.nodes[index].state = State::Skipped;
                 let stage = &self.graph.instances[index].name;
                 self.shared.watcher.event(&Event::Finished {
@@ -577,16 +717,10 @@ impl<'a> Run<'a> {
             let nodes = &self.nodes;
             let (index, grant) = self.ready.pop(
                 |index| nodes[index].state == State::Ready,
-                |resources, tokens| pool.take(resources, tokens),
+                |wanted| pool.take(wanted),
             )?;
             let graph = self.graph;
             let instance = &graph.instances[index];
-            if instance.resources.gpu == Gpu::Required {
-                pool.give_back(&grant);
-                let message = "the stage requires a GPU, and this run has none".to_owned();
-                self.fail(index, &StageError::resource(message).to_string());
-                continue;
-            }
             let Ok(bound) = self.bound(index) else {
                 // The source vanished since the key was made; the next look says which.
                 pool.give_back(&grant);
@@ -609,7 +743,7 @@ impl<'a> Run<'a> {
                     .lineage
                     .then(|| lineage(self.graph, instance)),
                 threads: grant.threads,
-                device: grant.gpu.map_or(DeviceGrant::Cpu, DeviceGrant::Cuda),
+                device: DeviceGrant::cuda(&grant.gpus),
                 cancel: Cancel::new(),
                 look_up: !node.forced,
             };
@@ -617,9 +751,53 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Before anything starts: whether there are the GPUs that every stage needs that may have to run.
+    fn check_gpus(&self, capacity: &Capacity) -> Result<(), RunError> {
+        for (instance, node) in self.graph.instances.iter().zip(&self.nodes) {
+            let wanted = Wanted::of(instance, 1);
+            let may_run = matches!(node.state, State::Waiting | State::Ready);
+            if !may_run || wanted.gpu_is_optional || capacity.has_gpus(&wanted) {
+                continue;
+            }
+            let count = |n: usize| match n {
+                1 => "1 GPU".to_owned(),
+                n => format!("{n} GPUs"),
+            };
+            let with_memory = match wanted.gpu_memory_bytes {
+                0 => String::new(),
+                bytes => format!(" with {:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+            };
+            return Err(RunError::TooFewGpus {
+                stage: instance.name.clone(),
+                wanted: count(wanted.gpus as usize) + &with_memory,
+                found: match capacity.gpus.len() {
+                    0 => "none".to_owned(),
+                    n => count(n),
+                },
+            });
+        }
+        Ok(())
+    }
+
     /// Whether some stage could start but for resources.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// Whether some stage is tried again after a while.
+    pub(crate) fn has_resting(&self) -> bool {
+        !self.resting.is_empty()
+    }
+
+    /// Makes the stages ready that have rested until `now`; whether there are any.
+    pub(crate) fn wake(&mut self, now: Instant) -> bool {
+        let (rested, resting) = self.resting.drain(..).partition(|(until, _)| *until <= now);
+        self.resting = resting;
+        let rested: Vec<(Instant, usize)> = rested;
+        for (_, index) in &rested {
+            self.make_ready(*index);
+        }
+        !rested.is_empty()
     }
 
     /// Takes a worker's result in and settles what became possible. Returns whether the stage failed for good.
@@ -692,13 +870,26 @@ impl<'a> Run<'a> {
                 if self.nodes[index].attempts <= instance.retries {
                     let text = format!("attempt {} failed: {message}", self.nodes[index].attempts);
                     self.say(&instance.name, Level::Warning, &text);
-                    self.make_ready(index);
+                    self.rest(index);
                     return Ok(false);
                 }
                 self.fail(index, &message);
-                Ok(true)
+                Ok(instance.on_failure == OnFailure::Stop)
             }
         }
+    }
+
+    /// Tries a stage again, after the time that its next attempt waits.
+    fn rest(&mut self, index: usize) {
+        let backoff = self.graph.instances[index].backoff;
+        if backoff.is_zero() {
+            self.make_ready(index);
+            return;
+        }
+        let doublings = (self.nodes[index].attempts - 1).min(16);
+        let wait = backoff.saturating_mul(1 << doublings).min(LONGEST_BACKOFF);
+        self.nodes[index].state = State::Resting;
+        self.resting.push((Instant::now() + wait, index));
     }
 
     /// A hit whose object is gone or damaged is a miss: its stage runs again, then the consumer.
@@ -753,6 +944,15 @@ impl<'a> Run<'a> {
         });
     }
 
+    /// Notes that the result of `key` could not be brought to the disk.
+    fn unkept(&mut self, key: StageKey, error: &StoreError) {
+        for node in self.nodes.iter_mut().filter(|node| node.key == Some(key)) {
+            node.state = State::Failed;
+            node.outcome = Outcome::Failed;
+            node.error = Some(format!("its result was not kept: {error}"));
+        }
+    }
+
     fn say(&self, stage: &str, level: Level, message: &str) {
         self.shared.folder.log(stage, message);
         self.shared.watcher.event(&Event::Log {
@@ -799,14 +999,39 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// The stages that have no outputs, and whose lack of them the pipeline does not mind.
+    fn ignored(&self) -> BTreeSet<usize> {
+        let mut ignored = BTreeSet::new();
+        // Producers come first in the list, so one pass reaches everything.
+        for (index, (instance, node)) in self.graph.instances.iter().zip(&self.nodes).enumerate() {
+            let is_ignored = match node.state {
+                State::Failed => instance.on_failure == OnFailure::Ignore,
+                State::Skipped => {
+                    let mut missing = instance
+                        .producers()
+                        .filter(|p| !matches!(self.nodes[*p].state, State::Done | State::Left))
+                        .peekable();
+                    missing.peek().is_some() && missing.all(|p| ignored.contains(&p))
+                }
+                _ => false,
+            };
+            if is_ignored {
+                ignored.insert(index);
+            }
+        }
+        ignored
+    }
+
     fn record(self, seconds: f64) -> RunRecord {
         let head = self.head();
-        let stages = self.graph.instances.iter().zip(self.nodes);
-        let stages = stages.filter(|(_, node)| node.state != State::Left);
+        let ignored = self.ignored();
+        let stages = self.graph.instances.iter().zip(self.nodes).enumerate();
+        let stages = stages.filter(|(_, (_, node))| node.state != State::Left);
         RunRecord {
             seconds,
             stages: stages
-                .map(|(instance, node)| StageRecord {
+                .map(|(index, (instance, node))| StageRecord {
+                    ignored: ignored.contains(&index),
                     name: instance.name.clone(),
                     kind: instance.kind.clone(),
                     key: node.key.map(|key| key.digest()),

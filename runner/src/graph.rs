@@ -12,8 +12,11 @@ use petgraph::graph::DiGraph;
 use serde_json::Value;
 
 use crate::{
-    Diagnostic, Place, SourceText, code, connect, definition, document, document::Node, drafts,
-    overrides,
+    AxisValues, Diagnostic, Part, Place, SourceText, Take, code,
+    connect::{self, Connected},
+    definition, document,
+    document::Node,
+    drafts, overrides,
 };
 
 /// What to load besides the file.
@@ -27,6 +30,8 @@ pub struct LoadOptions {
     pub max_instances: usize,
     /// What paths are relative to.
     pub workspace: PathBuf,
+    /// What is known of axes that artifacts list, by [`AwaitedAxis::id`].
+    pub axes: BTreeMap<String, AxisValues>,
 }
 
 impl Default for LoadOptions {
@@ -36,6 +41,7 @@ impl Default for LoadOptions {
             sets: Vec::new(),
             max_instances: 10_000,
             workspace: PathBuf::from("."),
+            axes: BTreeMap::new(),
         }
     }
 }
@@ -101,6 +107,34 @@ pub struct Graph {
     pub sets: Vec<String>,
     /// `[params]` with everything filled in.
     pub params: Value,
+    /// How many there are of each named token; of others there is one.
+    pub tokens: BTreeMap<String, u32>,
+    /// Axes that artifacts list and whose values were not known.
+    pub awaited: Vec<AwaitedAxis>,
+    /// Stages that have no instances yet, since an axis is awaited.
+    pub deferred: Vec<Deferred>,
+}
+
+/// An axis whose values an artifact lists.
+#[derive(Debug, Clone)]
+pub struct AwaitedAxis {
+    /// What [`LoadOptions::axes`] calls it.
+    pub id: String,
+    /// Position in [`Graph::instances`] of the instance that makes the artifact.
+    pub instance: usize,
+    /// Its output port.
+    pub output: String,
+    /// What of the artifact are the values.
+    pub take: Take,
+}
+
+/// A stage without instances, because the values of an axis are not known yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deferred {
+    /// Its name in the file.
+    pub stage: String,
+    /// What it waits for: the output that lists an axis of its own, or a stage that waits.
+    pub waits_for: String,
 }
 
 impl Graph {
@@ -176,8 +210,18 @@ pub struct Instance {
     pub resources: Resources,
     /// Named tokens it holds while it runs.
     pub tokens: BTreeMap<String, u32>,
+    /// Which part of each source of an input is read, where a port reads a part; in the order of `inputs`.
+    pub parts: BTreeMap<String, Vec<Part>>,
+    /// How many GPUs it wants.
+    pub gpus: u32,
+    /// Memory that each of them has, in bytes.
+    pub gpu_memory_bytes: u64,
     /// How often it is tried again.
     pub retries: u32,
+    /// How long to wait before the first retry; twice as long before each further one.
+    pub backoff: Duration,
+    /// By what the memory that it wants grows with each attempt.
+    pub memory_growth: f64,
     /// How long it may take.
     pub timeout: Option<Duration>,
     /// Whether it runs in a process of its own.
@@ -266,7 +310,13 @@ pub fn load_text(
     used.extend(definition.used_params.iter().cloned());
     let is_good = mistakes.is_empty();
     let connected = connect::connect(stages, definition.seed, options, &mut mistakes);
-    let Some((instances, edges)) = connected.filter(|_| is_good) else {
+    let Some(Connected {
+        instances,
+        edges,
+        awaited,
+        deferred,
+    }) = connected.filter(|_| is_good)
+    else {
         return Err(in_order(mistakes, &files));
     };
     Ok(Graph {
@@ -281,6 +331,9 @@ pub fn load_text(
         profile: options.profile.clone(),
         sets: options.sets.clone(),
         params: definition.params.to_json(&mut |_| ()),
+        tokens: definition.tokens.unwrap_or_default(),
+        awaited,
+        deferred,
         name: definition.name,
     })
 }

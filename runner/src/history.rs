@@ -93,6 +93,9 @@ pub struct StageRecord {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Whether it has no outputs and the pipeline does not mind: it failed with `on_failure = "ignore"`, or reads such a stage.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignored: bool,
 }
 
 impl RunRecord {
@@ -428,6 +431,7 @@ mod tests {
                 seconds,
                 outputs: BTreeMap::new(),
                 error: None,
+                ignored: false,
             };
             record.stages.push(stage);
             run.finish(&record).unwrap();
@@ -471,6 +475,7 @@ mod tests {
             seconds: 1.0,
             outputs: BTreeMap::new(),
             error: None,
+            ignored: false,
         });
         first.finish(&record).unwrap();
         let second = RunFolder::create(&workspace).unwrap();

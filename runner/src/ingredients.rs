@@ -2,16 +2,25 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use natron_artifacts::{Digest, InputColumns, Lineage, LineageStage, Manifest, canonical};
+use natron_artifacts::{
+    Artifact, Digest, Gpu, InputColumns, Lineage, LineageStage, Manifest, StageError, canonical,
+};
 use natron_cache::{ColumnIngredient, Ingredients, InputIngredient, StatCache, StatError};
 
-use crate::{Graph, InputEdge, Instance, Numeric};
+use crate::{Graph, InputEdge, Instance, Numeric, Part, Rows, gpus};
 
 /// What an input turned out to be.
 #[derive(Debug, Clone)]
 pub(crate) enum Bound {
     /// An output of a stage.
     Output(Manifest),
+    /// Some rows of a table that a stage made.
+    Rows {
+        /// The whole table.
+        manifest: Manifest,
+        /// What the key holds of the rows.
+        ingredient: InputIngredient,
+    },
     /// A file or folder of the workspace.
     File {
         /// Where.
@@ -41,9 +50,10 @@ pub(crate) fn ingredients(
     let inputs = bound
         .iter()
         .map(|(port, bound)| {
-            let bound = bound
-                .iter()
-                .map(|bound| input_ingredient(instance, port, bound));
+            let bound = bound.iter().enumerate();
+            let bound = bound.map(|(position, bound)| {
+                input_ingredient(&Seen::of(instance, port, position), bound)
+            });
             (port.clone(), bound.collect())
         })
         .collect();
@@ -71,6 +81,9 @@ pub(crate) fn with_inputs(
     }
     .clone_into(&mut ingredients.numeric);
     ingredients.inputs = inputs;
+    if on_gpu(instance) {
+        ingredients.device = Some("cuda".into());
+    }
     ingredients.environment = instance.signature.environment.clone();
     ingredients.outputs = instance
         .signature
@@ -97,12 +110,20 @@ pub(crate) fn source_digest(
     })
 }
 
-fn input_ingredient(instance: &Instance, port: &str, bound: &Bound) -> InputIngredient {
+/// Whether `instance` computes on a GPU here.
+fn on_gpu(instance: &Instance) -> bool {
+    instance.gpus > 0
+        && (instance.resources.gpu == Gpu::Required
+            || gpus::found().len() >= instance.gpus as usize)
+}
+
+fn input_ingredient(seen: &Seen<'_>, bound: &Bound) -> InputIngredient {
     let manifest = match bound {
         Bound::File { digest, .. } => return InputIngredient::Bytes { digest: *digest },
+        Bound::Rows { ingredient, .. } => return ingredient.clone(),
         Bound::Output(manifest) => manifest,
     };
-    match only_columns(instance, port) {
+    match seen.columns() {
         Some(columns) => InputIngredient::Columns {
             rows: manifest.rows,
             columns: manifest
@@ -124,8 +145,69 @@ fn input_ingredient(instance: &Instance, port: &str, bound: &Bound) -> InputIngr
     }
 }
 
+/// What a stage sees of one source of a port: the part that the pipeline file names, and of it the columns to which the
+/// port limits itself.
+pub(crate) struct Seen<'a> {
+    part: Option<&'a Part>,
+    only: Option<Vec<String>>,
+}
+
+impl<'a> Seen<'a> {
+    /// What `instance` sees of the source at `position` of `port`.
+    pub(crate) fn of(instance: &'a Instance, port: &str, position: usize) -> Self {
+        let part = instance
+            .parts
+            .get(port)
+            .and_then(|parts| parts.get(position));
+        Self {
+            part: part.filter(|part| !part.is_whole()),
+            only: only_columns(instance, port),
+        }
+    }
+
+    /// Names of the columns, the time index among them; nothing for all.
+    pub(crate) fn columns(&self) -> Option<Vec<String>> {
+        let of_part = || self.part.and_then(Part::shown_columns);
+        self.only.clone().or_else(of_part)
+    }
+
+    /// The part, if it is made of some rows.
+    pub(crate) fn rows(&self) -> Option<&'a Part> {
+        self.part.filter(|part| part.rows != Rows::All)
+    }
+
+    /// What of `artifact` is seen.
+    pub(crate) fn project(&self, artifact: Artifact) -> Result<Artifact, StageError> {
+        let artifact = match self.part {
+            Some(part) => part.of(artifact)?,
+            None => artifact,
+        };
+        match (&self.only, artifact) {
+            (Some(columns), Artifact::Table(table)) => {
+                let names: Vec<String> = columns
+                    .iter()
+                    .filter(|name| table.has(name))
+                    .cloned()
+                    .collect();
+                Ok(table.select(&names)?.into())
+            }
+            (_, artifact) => Ok(artifact),
+        }
+    }
+
+    /// Digest of what is seen of an artifact, `seen` being its projection: nothing else is in the key.
+    pub(crate) fn digest(&self, manifest: &Manifest, seen: &Artifact) -> Digest {
+        match seen {
+            Artifact::Table(table) if self.only.is_some() || self.part.is_some() => {
+                table.logical_digest()
+            }
+            _ => manifest.logical,
+        }
+    }
+}
+
 /// The columns that a port limits itself to, the time index among them.
-pub(crate) fn only_columns(instance: &Instance, port: &str) -> Option<Vec<String>> {
+fn only_columns(instance: &Instance, port: &str) -> Option<Vec<String>> {
     let port = instance
         .signature
         .inputs

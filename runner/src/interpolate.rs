@@ -287,13 +287,13 @@ impl<'a> Filler<'a> {
 pub(crate) fn resolve_params(params: &Node) -> (Node, BTreeSet<String>, Vec<Diagnostic>) {
     let mut filler = Filler::new(params, None);
     filler.params_are_raw = true;
-    let Content::Table(table) = &params.content else {
+    if params.as_table().is_none() {
         return (params.broken(), BTreeSet::new(), Vec::new());
-    };
+    }
     let mut resolved = params.clone();
     if let Content::Table(entries) = &mut resolved.content {
-        for (name, entry) in entries {
-            let place = &table[name].key;
+        for (name, entry) in entries.iter_mut() {
+            let place = &entry.key;
             if let Some(node) = filler.resolve(&[name], place) {
                 entry.node = node;
             }

@@ -51,8 +51,8 @@ struct Request {
     seed: u64,
     identity: Digest,
     threads: usize,
-    /// Ordinal of the CUDA device, if any.
-    cuda: Option<u32>,
+    /// Ordinals of the granted CUDA devices.
+    gpus: Vec<u32>,
     checkpoints: PathBuf,
     workspace: PathBuf,
     lineage: Option<Lineage>,
@@ -120,7 +120,7 @@ enum Message {
 /// Runs the stage of `instance` in a process of its own.
 pub(crate) fn run(
     instance: &Instance,
-    parts: StageContextParts,
+    parts: &StageContextParts,
 ) -> Result<BTreeMap<String, Artifact>, StageError> {
     let absolute = |path: &Path| {
         std::path::absolute(path).map_err(|e| StageError::io(format!("`{}`", path.display()), e))
@@ -155,10 +155,7 @@ pub(crate) fn run(
         seed: parts.seed,
         identity: parts.identity,
         threads: parts.threads,
-        cuda: match parts.device {
-            DeviceGrant::Cpu => None,
-            DeviceGrant::Cuda(ordinal) => Some(ordinal),
-        },
+        gpus: parts.device.ordinals(),
         checkpoints,
         workspace: absolute(&parts.workspace)?,
         lineage: parts.lineage.clone(),
@@ -274,7 +271,7 @@ fn execute(
         seed: request.seed,
         identity: request.identity,
         threads: request.threads,
-        device: request.cuda.map_or(DeviceGrant::Cpu, DeviceGrant::Cuda),
+        device: DeviceGrant::cuda(&request.gpus),
         checkpoints: request.checkpoints,
         scratch: folder.0.join("scratch"),
         workspace: request.workspace,

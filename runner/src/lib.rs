@@ -14,12 +14,17 @@ mod names;
 mod interpolate;
 mod overrides;
 
+mod axis;
+mod condition;
 mod definition;
 mod matrix;
 mod parameters;
+mod part;
 mod ready;
 mod references;
+mod sample;
 mod settings;
+mod sobol;
 
 mod drafts;
 mod wiring;
@@ -29,6 +34,8 @@ mod graph;
 
 mod events;
 mod execute;
+mod expand;
+mod gpus;
 mod ingredients;
 mod isolated;
 mod schedule;
@@ -46,8 +53,10 @@ mod pipeline_schema;
 pub mod render;
 mod roots;
 mod session;
+mod table;
 mod verify;
 
+pub use axis::{AxisValues, Take};
 pub use diagnostic::{Diagnostic, Label, Place, Severity, SourceText, code};
 pub use did_you_mean::nearest as did_you_mean;
 pub use divergence::{Divergence, first_divergence};
@@ -55,14 +64,17 @@ pub use events::{Event, Outcome, Unwatched, Watcher};
 pub use execute::{
     Forecast, RunError, RunOptions, RunSummary, Standing, run, select, standings, with_producers,
 };
+pub use expand::load_known;
 pub use explain::{Cause, Explanation, Reason, RootCause, StageExplanation, explain};
 pub use graph::{
-    DeviceChoice, EdgeLabel, Graph, InputEdge, Instance, LoadOptions, Numeric, OnFailure, load,
-    load_text,
+    AwaitedAxis, Deferred, DeviceChoice, EdgeLabel, Graph, InputEdge, Instance, LoadOptions,
+    Numeric, OnFailure, load, load_text,
 };
 pub use isolated::execute_isolated;
 pub use lock::{LockDifference, LockEntry, LockError, LockFile, LockedOutput, lock_path};
 pub use noop::forget;
+pub use parameters::typical_signature;
+pub use part::{Part, Partition, Rows};
 pub use pipeline_schema::pipeline_schema;
 pub use roots::roots;
 pub use session::{Invocation, LockMode, SessionError, SessionSummary, run_file};

@@ -1,4 +1,4 @@
-//! The instances of a stage: the product of its axes, with `zip`, `include` and `exclude`.
+//! The instances of a stage: the product of its axes, with `zip`, `include`, `exclude` and `sample`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,9 +8,14 @@ use crate::{
     document::{Content, Entry, Node, Table},
     interpolate::Coordinates,
     names,
+    sample::{self, Dimension},
 };
 
-const SPECIAL: [&str; 3] = ["zip", "include", "exclude"];
+/// Keys of `matrix` that are no axes.
+pub(crate) const SPECIAL: [&str; 4] = ["zip", "include", "exclude", "sample"];
+
+/// The values of every axis.
+type Axes = BTreeMap<String, Vec<Node>>;
 
 /// The coordinates of all instances, in order of the axes' names and the values' places; `None` after a mistake.
 pub(crate) fn expand(
@@ -79,8 +84,9 @@ impl Reader<'_> {
             }
             return None;
         };
-        let axes = self.axes(table);
-        let groups = self.groups(table, &axes)?;
+        let mut axes = self.axes(table);
+        let sampled = self.sample(table, &mut axes);
+        let groups = self.groups(table, &axes, sampled)?;
         if !self.mistakes.is_empty() {
             return None;
         }
@@ -89,14 +95,7 @@ impl Reader<'_> {
             .map(|group| axes[group[0].as_str()].len() as u128)
             .fold(1, u128::saturating_mul);
         if count > self.max_instances as u128 {
-            let message = format!(
-                "`{}` has {count} instances, more than {}",
-                self.stage, self.max_instances
-            );
-            self.mistakes.push(
-                Diagnostic::error(code::TOO_MANY_INSTANCES, message, &self.matrix.key, "")
-                    .help("shorten an axis, or raise the limit with `--max-instances`"),
-            );
+            self.too_many(count);
             return None;
         }
         let mut instances = vec![Coordinates::new()];
@@ -131,8 +130,8 @@ impl Reader<'_> {
         Some(instances)
     }
 
-    fn axes<'t>(&mut self, table: &'t Table) -> BTreeMap<&'t str, &'t [Node]> {
-        let mut axes = BTreeMap::new();
+    fn axes(&mut self, table: &Table) -> Axes {
+        let mut axes = Axes::new();
         for (name, entry) in table {
             if SPECIAL.contains(&name.as_str()) {
                 continue;
@@ -142,14 +141,14 @@ impl Reader<'_> {
                 continue;
             }
             let Content::Array(values) = &entry.node.content else {
-                if !entry.node.is_broken() {
+                if entry.node.as_table().is_none() && !entry.node.is_broken() {
                     let message = format!(
                         "axis `{name}` is {}, expected a list of values",
                         entry.node.type_name()
                     );
                     self.mistake(message, &entry.node, "");
                 }
-                continue;
+                continue; // A table is a range, see `sample`.
             };
             if values.is_empty() {
                 self.mistakes.push(
@@ -163,26 +162,105 @@ impl Reader<'_> {
                         .help("give it at least one value; `when = false` switches a stage off"),
                 );
             }
-            let mut seen: BTreeMap<String, &Node> = BTreeMap::new();
-            for value in values {
-                if value.is_broken() || !self.is_scalar(value, name) {
-                    continue;
-                }
-                let text = value_text(value);
-                if let Some(first) = seen.get(&text) {
-                    let message = format!("axis `{name}` has the value `{text}` twice");
-                    self.mistakes.push(
-                        value
-                            .mistake(code::BAD_MATRIX, message, "again here")
-                            .also(&first.place, "first here")
-                            .help("take one of them away"),
-                    );
-                }
-                seen.entry(text).or_insert(value);
-            }
-            axes.insert(name.as_str(), values.as_slice());
+            self.check_values(name, values);
+            axes.insert(name.clone(), values.clone());
         }
         axes
+    }
+
+    /// No value twice, and only values that can stand in a name.
+    fn check_values(&mut self, axis: &str, values: &[Node]) {
+        let mut seen: BTreeMap<String, &Node> = BTreeMap::new();
+        for value in values {
+            if value.is_broken() || !self.is_scalar(value, axis) {
+                continue;
+            }
+            let text = value_text(value);
+            if let Some(first) = seen.get(&text) {
+                let message = format!("axis `{axis}` has the value `{text}` twice");
+                self.mistakes.push(
+                    value
+                        .mistake(code::BAD_MATRIX, message, "again here")
+                        .also(&first.place, "first here")
+                        .help("take one of them away"),
+                );
+            }
+            seen.entry(text).or_insert(value);
+        }
+    }
+
+    /// Adds the sampled axes, one value for each point; their names.
+    fn sample(&mut self, table: &Table, axes: &mut Axes) -> Vec<String> {
+        let ranges: Vec<(&str, &Entry)> = table
+            .iter()
+            .filter(|(name, entry)| {
+                !SPECIAL.contains(&name.as_str()) && entry.node.as_table().is_some()
+            })
+            .map(|(name, entry)| (name.as_str(), entry))
+            .collect();
+        let plan = table
+            .get("sample")
+            .and_then(|entry| sample::read_plan(&entry.node, &mut self.mistakes));
+        let mut dimensions = Vec::new();
+        for (name, entry) in &ranges {
+            let found = sample::read_dimension(name, &entry.node, &mut self.mistakes);
+            if let Some(Dimension::Choices(values)) = &found {
+                self.check_values(name, values);
+                if values.is_empty() {
+                    self.mistake(format!("axis `{name}` has no values"), &entry.node, "");
+                }
+            }
+            dimensions.extend(found.map(|dimension| (*name, dimension)));
+        }
+        let Some(entry) = table.get("sample") else {
+            if let Some((name, range)) = ranges.first()
+                && self.mistakes.is_empty()
+            {
+                let message = format!("axis `{name}` is a range, and the matrix has no `sample`");
+                let help =
+                    "add `matrix.sample = { method = \"sobol\", n = 32 }`, or list the values";
+                self.mistake(message, &range.node, help);
+            }
+            return Vec::new();
+        };
+        if ranges.is_empty() {
+            let message = "there is nothing to sample".to_owned();
+            let help = "an axis that is sampled is a range, as `{ min = 1e-5, max = 1e-2 }`, or `{ values = [...] }`";
+            self.mistake(message, &entry.node, help);
+        }
+        let Some(plan) = plan.filter(|_| self.mistakes.is_empty()) else {
+            return Vec::new();
+        };
+        if plan.n > self.max_instances {
+            self.too_many(plan.n as u128);
+            return Vec::new();
+        }
+        match sample::draw(&plan, &dimensions) {
+            Err(message) => {
+                self.mistake(message, &entry.node, "ask for fewer, or widen a range");
+                Vec::new()
+            }
+            Ok(points) => {
+                for (position, (name, range)) in ranges.iter().enumerate() {
+                    let value = |point: &Vec<Content>| {
+                        Node::new(range.node.place.clone(), point[position].clone())
+                    };
+                    axes.insert((*name).to_owned(), points.iter().map(value).collect());
+                }
+                ranges.iter().map(|(name, _)| (*name).to_owned()).collect()
+            }
+        }
+    }
+
+    fn too_many(&mut self, count: u128) {
+        let message = format!(
+            "`{}` has {count} instances, more than {}",
+            self.stage, self.max_instances
+        );
+        self.mistakes.push(
+            Diagnostic::error(code::TOO_MANY_INSTANCES, message, &self.matrix.key, "")
+                .help("shorten an axis, or raise the limit with `--max-instances`"),
+        );
     }
 
     fn is_scalar(&mut self, value: &Node, axis: &str) -> bool {
@@ -207,7 +285,8 @@ impl Reader<'_> {
     fn groups(
         &mut self,
         table: &Table,
-        axes: &BTreeMap<&str, &[Node]>,
+        axes: &Axes,
+        sampled: Vec<String>,
     ) -> Option<Vec<Vec<String>>> {
         if axes
             .values()
@@ -216,7 +295,7 @@ impl Reader<'_> {
             return None; // Complained about already; without the value the instances cannot be known.
         }
         let mut groups: Vec<Vec<String>> = Vec::new();
-        let mut zipped = BTreeSet::new();
+        let mut zipped: BTreeSet<String> = sampled.iter().cloned().collect();
         for list in self.lists(table, "zip", "lists of axes, as `zip = [[\"a\", \"b\"]]`") {
             let Content::Array(items) = &list.content else {
                 self.mistake(
@@ -235,6 +314,9 @@ impl Reader<'_> {
                 };
                 if !axes.contains_key(axis) {
                     self.unknown_axis(axis, item, axes);
+                } else if sampled.iter().any(|name| name == axis) {
+                    let message = format!("axis `{axis}` is sampled, and cannot be zipped too");
+                    self.mistake(message, item, "sampled axes go together already");
                 } else if !zipped.insert(axis.to_owned()) {
                     self.mistake(format!("axis `{axis}` is zipped twice"), item, "");
                 } else {
@@ -260,19 +342,17 @@ impl Reader<'_> {
         }
         groups.extend(
             axes.keys()
-                .filter(|axis| !zipped.contains(**axis))
-                .map(|axis| vec![(*axis).to_owned()]),
+                .filter(|axis| !zipped.contains(*axis))
+                .map(|axis| vec![axis.clone()]),
         );
+        if !sampled.is_empty() {
+            groups.push(sampled);
+        }
         groups.sort();
         Some(groups)
     }
 
-    fn exclude(
-        &mut self,
-        table: &Table,
-        axes: &BTreeMap<&str, &[Node]>,
-        instances: &mut Vec<Coordinates>,
-    ) {
+    fn exclude(&mut self, table: &Table, axes: &Axes, instances: &mut Vec<Coordinates>) {
         for item in self.lists(table, "exclude", "a list of tables, as `[{ fold = 0 }]`") {
             let Some(unwanted) = self.values(item, "exclude", axes) else {
                 continue;
@@ -285,19 +365,14 @@ impl Reader<'_> {
         }
     }
 
-    fn include(
-        &mut self,
-        table: &Table,
-        axes: &BTreeMap<&str, &[Node]>,
-        instances: &mut Vec<Coordinates>,
-    ) {
+    fn include(&mut self, table: &Table, axes: &Axes, instances: &mut Vec<Coordinates>) {
         let wanted = "a list of tables with a value for every axis, as `[{ fold = 9, seed = 1 }]`";
         let items = self.lists(table, "include", wanted);
         // Without axes of its own a matrix is the list of what it includes.
-        let first: BTreeMap<&str, &[Node]> = items
+        let first: Axes = items
             .first()
             .and_then(|item| item.as_table())
-            .map(|table| table.keys().map(|k| (k.as_str(), [].as_slice())).collect())
+            .map(|table| table.keys().map(|k| (k.clone(), Vec::new())).collect())
             .unwrap_or_default();
         let axes = if axes.is_empty() { &first } else { axes };
         for item in items {
@@ -306,7 +381,7 @@ impl Reader<'_> {
             };
             let missing: Vec<&str> = axes
                 .keys()
-                .copied()
+                .map(String::as_str)
                 .filter(|axis| !extra.contains_key(*axis))
                 .collect();
             if missing.is_empty() {
@@ -343,12 +418,7 @@ impl Reader<'_> {
         }
     }
 
-    fn values(
-        &mut self,
-        item: &Node,
-        key: &str,
-        axes: &BTreeMap<&str, &[Node]>,
-    ) -> Option<Coordinates> {
+    fn values(&mut self, item: &Node, key: &str, axes: &Axes) -> Option<Coordinates> {
         let Some(table) = item.as_table() else {
             let message = format!("`{key}` holds {}, expected tables", item.type_name());
             self.mistake(
@@ -373,9 +443,9 @@ impl Reader<'_> {
         (self.mistakes.len() == before).then_some(values)
     }
 
-    fn unknown_axis(&mut self, axis: &str, at: &Node, axes: &BTreeMap<&str, &[Node]>) {
-        let otherwise = format!("the axes are {}", listed(axes.keys().copied()));
-        let help = suggestion_or(axis, axes.keys().copied(), &otherwise);
+    fn unknown_axis(&mut self, axis: &str, at: &Node, axes: &Axes) {
+        let otherwise = format!("the axes are {}", listed(axes.keys().map(String::as_str)));
+        let help = suggestion_or(axis, axes.keys().map(String::as_str), &otherwise);
         self.mistake(format!("`{}` has no axis `{axis}`", self.stage), at, &help);
     }
 }
@@ -394,7 +464,7 @@ mod tests {
     fn names(text: &str) -> Result<Vec<String>, Vec<String>> {
         let root = document::parse(&SourceText::new("p.toml", text)).unwrap();
         let mut mistakes = Vec::new();
-        let matrix = &root.as_table().unwrap()["matrix"];
+        let matrix = root.as_table().unwrap().get("matrix").unwrap();
         let expanded = expand("t", matrix, 100, &mut mistakes);
         match expanded {
             Some(instances) => Ok(instances.iter().map(|i| instance_name("t", i)).collect()),

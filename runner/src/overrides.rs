@@ -231,7 +231,7 @@ fn put(node: &mut Node, path: &[(String, Place)], value: Node) -> Result<(), Dia
     let type_name = node.type_name();
     match &mut node.content {
         Content::Table(table) => {
-            let entry = table.entry(name.clone()).or_insert_with(|| Entry {
+            let entry = table.get_or_insert_with(name, || Entry {
                 key: at.clone(),
                 node: Node::new(at.clone(), Content::Table(Table::new())),
             });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use natron_artifacts::{ParameterError, ParsedStage, StageKind};
+use natron_artifacts::{ParameterError, ParsedStage, Schemas, Signature, StageKind};
 use serde_json::Value;
 
 use crate::{
@@ -183,7 +183,7 @@ impl Reader<'_> {
             let others = required.iter().filter_map(Value::as_str);
             names.extend(
                 others
-                    .filter(|other| *other != name && !table.contains_key(*other))
+                    .filter(|other| *other != name && !table.contains_key(other))
                     .map(str::to_owned),
             );
         }
@@ -232,7 +232,7 @@ impl Reader<'_> {
             } else {
                 self.describes()
             };
-            let message = format!("{}: {}", self.kind.name, error.message);
+            let message = format!("{}: {}", self.kind.name, in_words(&error.message));
             let mistake = match node {
                 Some(node) if !path.is_empty() => {
                     let about = self.description(&path);
@@ -303,6 +303,80 @@ fn find_broken(node: &Node, path: &mut Vec<String>, found: &mut Vec<Vec<String>>
     }
 }
 
+/// What serde says of types, in the words of people who write pipeline files.
+fn in_words(message: &str) -> String {
+    let Some((given, expected)) = message.rsplit_once(", expected ") else {
+        return message.to_owned();
+    };
+    let words = match expected {
+        "u8" | "u16" | "u32" | "u64" | "u128" | "usize" => "a whole number, 0 or more",
+        "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => "a whole number",
+        "a nonzero u8" | "a nonzero u16" | "a nonzero u32" | "a nonzero u64"
+        | "a nonzero usize" => "a whole number, 1 or more",
+        "f32" | "f64" => "a number",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        "path string" => "a path",
+        other if other.starts_with("struct ") => "a table",
+        other if other.starts_with("internally tagged enum") => "a table",
+        other => other,
+    };
+    let given = given
+        .replace("invalid type: sequence", "invalid type: list")
+        .replace("invalid type: map", "invalid type: table")
+        .replace("invalid type: floating point `", "invalid type: number `")
+        .replace("invalid type: null", "nothing");
+    format!("{given}, expected {words}")
+}
+
+/// A signature of `kind`, for descriptions and for what can be said of its ports when the parameters are not good: with
+/// defaults, and something of the right type for each parameter that has none.
+pub fn typical_signature(kind: &StageKind) -> Option<Signature> {
+    let parsed = kind.parse(&typical(&kind.schema())).ok()?;
+    parsed.stage.signature(&Schemas::new()).ok()
+}
+
+/// Some value that the schema allows; of an object only what it requires.
+fn typical(schema: &Value) -> Value {
+    if let Some(default) = schema.get("default") {
+        return default.clone();
+    }
+    if let Some(constant) = schema.get("const") {
+        return constant.clone();
+    }
+    if let Some(first) = schema.get("enum").and_then(|values| values.get(0)) {
+        return first.clone();
+    }
+    for choice in ["oneOf", "anyOf", "allOf"] {
+        if let Some(first) = schema.get(choice).and_then(|choices| choices.get(0)) {
+            return typical(first);
+        }
+    }
+    let kind = match schema.get("type") {
+        Some(Value::Array(kinds)) => kinds.first().and_then(Value::as_str),
+        other => other.and_then(Value::as_str),
+    };
+    match kind {
+        Some("string") => "x".into(),
+        Some("integer" | "number") => schema.get("minimum").cloned().unwrap_or_else(|| 1.into()),
+        Some("boolean") => false.into(),
+        Some("array") => match (schema.get("items"), schema.get("minItems")) {
+            (Some(items), Some(least)) if least.as_u64() > Some(0) => vec![typical(items)].into(),
+            _ => Value::Array(Vec::new()),
+        },
+        Some("object") => {
+            let required = schema.get("required").and_then(Value::as_array);
+            let names = required.into_iter().flatten().filter_map(Value::as_str);
+            let part = |name: &str| {
+                let part = schema.get("properties").and_then(|parts| parts.get(name));
+                (name.to_owned(), part.map_or(Value::Null, typical))
+            };
+            Value::Object(names.map(part).collect())
+        }
+        _ => Value::Null,
+    }
+}
+
 /// The name that follows `prefix` at the start of `message`.
 fn quoted(message: &str, prefix: &str) -> Option<String> {
     let rest = message.strip_prefix(prefix)?;
@@ -367,5 +441,35 @@ pub(crate) fn known_names<'a>(what: &str, names: impl Iterator<Item = &'a str> +
         format!("it has no {what}")
     } else {
         format!("its {what} are {}", listed(names))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_named_in_words() {
+        for (message, words) in [
+            (
+                "invalid type: string \"20\", expected u32",
+                "invalid type: string \"20\", expected a whole number, 0 or more",
+            ),
+            (
+                "invalid value: integer `-1`, expected u64",
+                "invalid value: integer `-1`, expected a whole number, 0 or more",
+            ),
+            (
+                "invalid type: sequence, expected struct Optimizer",
+                "invalid type: list, expected a table",
+            ),
+            (
+                "invalid type: map, expected f64",
+                "invalid type: table, expected a number",
+            ),
+            ("something else", "something else"),
+        ] {
+            assert_eq!(in_words(message), words);
+        }
     }
 }

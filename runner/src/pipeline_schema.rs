@@ -120,6 +120,12 @@ fn pipeline_table() -> Value {
                 "description": "Where stages compute that can use a GPU.",
                 "enum": ["cpu", "auto", "cuda"],
                 "default": "cpu"
+            },
+            "tokens": {
+                "description": "How many there are of each named token that stages hold while they run.",
+                "type": "object",
+                "propertyNames": name(),
+                "additionalProperties": {"type": "integer", "minimum": 1, "maximum": 1_000_000}
             }
         }
     })
@@ -133,6 +139,20 @@ fn stage_properties() -> Map<String, Value> {
     let source = json!({
         "anyOf": [
             {"type": "string", "description": "`stage`, `stage.output`, `stage[axis=value].output`, `stage[*]`"},
+            {
+                "type": "object",
+                "description": "A part of a table: some columns, or some rows.",
+                "additionalProperties": false,
+                "required": ["from"],
+                "properties": {
+                    "from": {"type": "string"},
+                    "columns": {
+                        "description": "Only these, and the time index.",
+                        "anyOf": [{"type": "array", "minItems": 1, "items": {"type": "string"}}, reference()]
+                    },
+                    "window": window()
+                }
+            },
             {
                 "type": "object",
                 "description": "A file or folder of the workspace.",
@@ -170,10 +190,21 @@ fn stage_properties() -> Map<String, Value> {
                     "items": {"type": "array", "items": {"type": "string"}}
                 },
                 "include": scalars,
-                "exclude": scalars
+                "exclude": scalars,
+                "sample": {
+                    "description": "Points of the ranges among the axes, instead of all combinations.",
+                    "type": "object",
+                    "additionalProperties": false,
+                    "required": ["method", "n"],
+                    "properties": {
+                        "method": {"anyOf": [{"enum": ["random", "sobol", "lhs"]}, reference()]},
+                        "n": {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1_000_000}, reference()]},
+                        "seed": {"anyOf": [{"type": "integer", "minimum": 0}, reference()]}
+                    }
+                }
             },
             "additionalProperties": {
-                "anyOf": [{"type": "array", "minItems": 1, "items": scalar}, reference()]
+                "anyOf": [{"type": "array", "minItems": 1, "items": scalar}, range(), listed(), reference()]
             }
         },
         "resources": {
@@ -183,13 +214,47 @@ fn stage_properties() -> Map<String, Value> {
             "properties": {
                 "threads": {"anyOf": [{"type": "integer", "minimum": 1}, {"enum": ["all", "one"]}, reference()]},
                 "memory": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]},
-                "gpu": {"anyOf": [{"enum": ["never", "auto", "required"]}, reference()]},
+                "gpu": {
+                    "description": "`auto`, or how many, and how much memory each of them has. Only for programs and kinds that can use one.",
+                    "anyOf": [
+                        {"enum": ["never", "auto", "required"]},
+                        {"type": "integer", "minimum": 0, "maximum": 64},
+                        {
+                            "type": "object",
+                            "additionalProperties": false,
+                            "properties": {
+                                "count": {"type": "integer", "minimum": 0, "maximum": 64},
+                                "memory": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]}
+                            }
+                        },
+                        reference()
+                    ]
+                },
                 "tokens": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}}
             }
         },
         "retries": {
             "description": "How often it is tried again.",
-            "anyOf": [{"type": "integer", "minimum": 0, "maximum": 1000}, reference()]
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": 1000},
+                {
+                    "type": "object",
+                    "additionalProperties": false,
+                    "required": ["times"],
+                    "properties": {
+                        "times": {"type": "integer", "minimum": 0, "maximum": 1000},
+                        "backoff": {
+                            "description": "How long to wait before the first retry; twice as long before each further one.",
+                            "type": ["integer", "string"]
+                        },
+                        "memory_growth": {
+                            "description": "By what the memory that it wants grows with each attempt.",
+                            "type": "number", "minimum": 1, "maximum": 16, "default": 1
+                        }
+                    }
+                },
+                reference()
+            ]
         },
         "timeout": {
             "description": "How long it may take: seconds, or text as `1h30m`.",
@@ -211,8 +276,8 @@ fn stage_properties() -> Map<String, Value> {
             }
         },
         "when": {
-            "description": "Whether there is an instance at all.",
-            "anyOf": [{"type": "boolean"}, reference()]
+            "description": "Whether there is an instance at all: a boolean, or a condition as `${matrix.model} == 'gru' and ${matrix.layers} > 1`.",
+            "anyOf": [{"type": "boolean"}, {"type": "string"}]
         },
         "on_failure": {
             "description": "What its failure does to the rest.",
@@ -234,6 +299,64 @@ fn stage_properties() -> Map<String, Value> {
         Value::Object(map) => map,
         _ => Map::new(),
     }
+}
+
+/// Rows of a table.
+fn window() -> Value {
+    json!({
+        "description": "Only these rows: of a year, month or day (`2024-03`), or as the table says.",
+        "anyOf": [
+            {"type": ["string", "integer"]},
+            {
+                "type": "object",
+                "additionalProperties": false,
+                "properties": {
+                    "last": {"description": "So many at the end.", "type": "integer", "minimum": 1},
+                    "rows": {
+                        "description": "From the first position up to the second, without it.",
+                        "type": "array", "minItems": 2, "maxItems": 2,
+                        "items": {"type": "integer", "minimum": 0}
+                    },
+                    "from_time": {"description": "Not before this time.", "type": "string"},
+                    "to_time": {"description": "Before this time.", "type": "string"}
+                }
+            }
+        ]
+    })
+}
+
+/// A sampled axis.
+fn range() -> Value {
+    json!({
+        "description": "A range that `sample` draws from; whole numbers when both ends are.",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "min": {"type": "number"},
+            "max": {"type": "number"},
+            "scale": {"enum": ["linear", "log"], "default": "linear"},
+            "values": {"description": "A choice instead of a range.", "type": "array", "minItems": 1}
+        }
+    })
+}
+
+/// An axis whose values an artifact lists.
+fn listed() -> Value {
+    json!({
+        "description": "The values are listed by what a stage makes.",
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["from"],
+        "properties": {
+            "from": {"description": "`stage.output`", "type": "string"},
+            "path": {"description": "Where in metrics the list stands.", "type": "string"},
+            "column": {"description": "The column of a table that holds the values.", "type": "string"},
+            "partition": {
+                "description": "The years, months or days in which a table has rows.",
+                "enum": ["year", "month", "day"]
+            }
+        }
+    })
 }
 
 /// A string with a reference, which may take any type.

@@ -2,12 +2,10 @@
 
 use std::{
     cmp::{Ordering, Reverse},
-    collections::{BTreeMap, BinaryHeap},
+    collections::BinaryHeap,
 };
 
-use natron_artifacts::Resources;
-
-use crate::Instance;
+use crate::schedule::Wanted;
 
 /// Ready stages in classes of equal wants; in each, the one with the longest remaining path comes first.
 #[derive(Debug, Default)]
@@ -17,8 +15,7 @@ pub(crate) struct ReadyQueue {
 
 #[derive(Debug)]
 struct Class {
-    resources: Resources,
-    tokens: BTreeMap<String, u32>,
+    wanted: Wanted,
     stages: BinaryHeap<Ready>,
 }
 
@@ -45,16 +42,12 @@ impl Ord for Ready {
 }
 
 impl ReadyQueue {
-    /// Adds the stage at `index`, of which the longest path takes `remaining` seconds.
-    pub(crate) fn push(&mut self, index: usize, remaining: f64, instance: &Instance) {
-        let is_class = |class: &Class| {
-            class.resources == instance.resources && class.tokens == instance.tokens
-        };
-        let position = self.classes.iter().position(is_class);
+    /// Adds the stage at `index`, of which the longest path takes `remaining` seconds and which wants `wanted`.
+    pub(crate) fn push(&mut self, index: usize, remaining: f64, wanted: Wanted) {
+        let position = self.classes.iter().position(|class| class.wanted == wanted);
         let position = position.unwrap_or_else(|| {
             self.classes.push(Class {
-                resources: instance.resources,
-                tokens: instance.tokens.clone(),
+                wanted,
                 stages: BinaryHeap::new(),
             });
             self.classes.len() - 1
@@ -74,7 +67,7 @@ impl ReadyQueue {
     pub(crate) fn pop<T>(
         &mut self,
         is_still_ready: impl Fn(usize) -> bool,
-        mut take: impl FnMut(&Resources, &BTreeMap<String, u32>) -> Option<T>,
+        mut take: impl FnMut(&Wanted) -> Option<T>,
     ) -> Option<(usize, T)> {
         for class in &mut self.classes {
             while class
@@ -94,7 +87,7 @@ impl ReadyQueue {
         });
         order.into_iter().find_map(|i| {
             let class = &mut self.classes[i];
-            let taken = take(&class.resources, &class.tokens)?;
+            let taken = take(&class.wanted)?;
             let ready = class.stages.pop()?;
             Some((ready.index.0, taken))
         })

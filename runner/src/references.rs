@@ -25,7 +25,7 @@ pub(crate) enum Selected {
 }
 
 /// How inputs are written, for messages.
-pub(crate) const SHAPES: &str = "write `stage`, `stage.output`, `stage[axis=value].output`, `stage[*]` or `{ file = \"path\" }`";
+pub(crate) const SHAPES: &str = "write `stage`, `stage.output`, `stage[axis=value].output`, `stage[*]`, `{ from = \"stage\", columns = [...] }` or `{ file = \"path\" }`";
 
 /// The reference in `text`, or what is wrong with it.
 pub(crate) fn parse(text: &str) -> Result<Reference, String> {

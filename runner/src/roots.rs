@@ -83,6 +83,7 @@ mod tests {
                 seconds: 1.0,
                 outputs: std::collections::BTreeMap::new(),
                 error: None,
+                ignored: false,
             });
             run.finish(&record).unwrap();
             std::thread::sleep(std::time::Duration::from_millis(2));

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use natron_artifacts::{Gpu, Resources, Threads};
+use natron_artifacts::{Gpu, Threads};
+
+use crate::{Instance, gpus::GpuSlot};
 
 /// What a run may use at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,10 +13,45 @@ pub(crate) struct Capacity {
     pub(crate) threads: usize,
     /// Memory in bytes.
     pub(crate) memory_bytes: u64,
-    /// Ordinals of the GPUs.
-    pub(crate) gpus: Vec<u32>,
+    /// The GPUs.
+    pub(crate) gpus: Vec<GpuSlot>,
     /// Named tokens; a name that is not here has one.
     pub(crate) tokens: BTreeMap<String, u32>,
+}
+
+/// What a stage wants while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Threads.
+    pub(crate) threads: Threads,
+    /// Memory in bytes.
+    pub(crate) memory_bytes: u64,
+    /// Number of GPUs.
+    pub(crate) gpus: u32,
+    /// Memory that each of the GPUs has, in bytes.
+    pub(crate) gpu_memory_bytes: u64,
+    /// Whether it runs on the CPU where there are too few GPUs.
+    pub(crate) gpu_is_optional: bool,
+    /// Named tokens.
+    pub(crate) tokens: BTreeMap<String, u32>,
+}
+
+impl Wanted {
+    /// What `instance` wants in its `attempt`-th attempt, the first being 1.
+    pub(crate) fn of(instance: &Instance, attempt: u32) -> Self {
+        let mut memory = instance.resources.memory_bytes as f64;
+        for _ in 1..attempt {
+            memory *= instance.memory_growth;
+        }
+        Self {
+            threads: instance.resources.threads,
+            memory_bytes: memory as u64,
+            gpus: instance.gpus,
+            gpu_memory_bytes: instance.gpu_memory_bytes,
+            gpu_is_optional: instance.resources.gpu == Gpu::Auto,
+            tokens: instance.tokens.clone(),
+        }
+    }
 }
 
 /// What one stage holds while it runs.
@@ -24,8 +61,8 @@ pub(crate) struct Grant {
     pub(crate) threads: usize,
     /// Memory in bytes.
     pub(crate) memory_bytes: u64,
-    /// Ordinal of its GPU.
-    pub(crate) gpu: Option<u32>,
+    /// Ordinals of its GPUs; nobody else has one of them.
+    pub(crate) gpus: Vec<u32>,
     /// Named tokens.
     pub(crate) tokens: BTreeMap<String, u32>,
 }
@@ -36,7 +73,7 @@ pub(crate) struct Pool {
     capacity: Capacity,
     threads: usize,
     memory_bytes: u64,
-    gpus: Vec<u32>,
+    gpus: Vec<GpuSlot>,
     tokens: BTreeMap<String, u32>,
 }
 
@@ -54,12 +91,9 @@ impl Pool {
 
     /// Takes what a stage wants, or `None` when it has to wait.
     ///
-    /// A stage that wants more than there is runs alone with all there is, rather than never.
-    pub(crate) fn take(
-        &mut self,
-        wanted: &Resources,
-        tokens: &BTreeMap<String, u32>,
-    ) -> Option<Grant> {
+    /// A stage that wants more threads, memory or tokens than there are runs alone with all there is, rather than never; one
+    /// that needs more GPUs than there are never runs, and [`Capacity::has_gpus`] says so beforehand.
+    pub(crate) fn take(&mut self, wanted: &Wanted) -> Option<Grant> {
         if !self.has_thread() {
             return None;
         }
@@ -69,12 +103,8 @@ impl Pool {
             Threads::All => self.capacity.threads,
         };
         let memory_bytes = wanted.memory_bytes.min(self.capacity.memory_bytes);
-        let gpu = match wanted.gpu {
-            Gpu::Never => None,
-            Gpu::Auto | Gpu::Required if self.capacity.gpus.is_empty() => None,
-            Gpu::Auto | Gpu::Required => Some(*self.gpus.first()?),
-        };
-        let tokens: BTreeMap<String, u32> = tokens
+        let tokens: BTreeMap<String, u32> = wanted
+            .tokens
             .iter()
             .map(|(name, &n)| (name.clone(), n.min(self.token_capacity(name))))
             .collect();
@@ -84,28 +114,41 @@ impl Pool {
         if threads > self.threads || memory_bytes > self.memory_bytes || !tokens_free {
             return None;
         }
+        let gpus = self.choose_gpus(wanted)?;
         self.threads -= threads;
         self.memory_bytes -= memory_bytes;
-        self.gpus.retain(|&id| Some(id) != gpu);
+        self.gpus.retain(|gpu| !gpus.contains(&gpu.ordinal));
         for (name, n) in &tokens {
             *self.tokens.entry(name.clone()).or_default() += n;
         }
         Some(Grant {
             threads,
             memory_bytes,
-            gpu,
+            gpus,
             tokens,
         })
+    }
+
+    /// Free GPUs that fit; those with the least memory that is enough, so that the larger ones stay for who needs them.
+    fn choose_gpus(&self, wanted: &Wanted) -> Option<Vec<u32>> {
+        if wanted.gpus == 0 || (wanted.gpu_is_optional && !self.capacity.has_gpus(wanted)) {
+            return Some(Vec::new());
+        }
+        let mut fitting: Vec<&GpuSlot> = self.gpus.iter().filter(|gpu| fits(gpu, wanted)).collect();
+        fitting.sort_by_key(|gpu| (gpu.memory_bytes, gpu.ordinal));
+        let chosen = fitting.get(..wanted.gpus as usize)?;
+        let mut ordinals: Vec<u32> = chosen.iter().map(|gpu| gpu.ordinal).collect();
+        ordinals.sort_unstable();
+        Some(ordinals)
     }
 
     /// Gives a grant back.
     pub(crate) fn give_back(&mut self, grant: &Grant) {
         self.threads += grant.threads;
         self.memory_bytes += grant.memory_bytes;
-        if let Some(id) = grant.gpu {
-            self.gpus.push(id);
-            self.gpus.sort_unstable();
-        }
+        let returned = self.capacity.gpus.iter();
+        let returned = returned.filter(|gpu| grant.gpus.contains(&gpu.ordinal));
+        self.gpus.extend(returned.cloned());
         for (name, n) in &grant.tokens {
             if let Some(held) = self.tokens.get_mut(name) {
                 *held -= n;
@@ -121,6 +164,22 @@ impl Pool {
     fn token_capacity(&self, name: &str) -> u32 {
         self.capacity.tokens.get(name).copied().unwrap_or(1)
     }
+}
+
+impl Capacity {
+    /// Whether there are GPUs enough, free or not.
+    pub(crate) fn has_gpus(&self, wanted: &Wanted) -> bool {
+        let fitting = self.gpus.iter().filter(|gpu| fits(gpu, wanted)).count();
+        fitting >= wanted.gpus as usize
+    }
+}
+
+/// Whether a GPU has the memory; one of which nothing is known does not have it.
+fn fits(gpu: &GpuSlot, wanted: &Wanted) -> bool {
+    wanted.gpu_memory_bytes == 0
+        || gpu
+            .memory_bytes
+            .is_some_and(|bytes| bytes >= wanted.gpu_memory_bytes)
 }
 
 /// For every node, the seconds of the longest path that begins with it. `consumers[i]` are the nodes that read from `i`;
@@ -154,62 +213,96 @@ mod tests {
     use super::*;
 
     fn pool() -> Pool {
+        let gpu = |ordinal, gibibytes: u64| GpuSlot {
+            ordinal,
+            memory_bytes: Some(gibibytes << 30),
+        };
         Pool::new(Capacity {
             threads: 4,
             memory_bytes: 100,
-            gpus: vec![0, 1],
+            gpus: vec![gpu(0, 80), gpu(1, 24), gpu(3, 24)],
             tokens: [("license".to_owned(), 2)].into(),
         })
     }
 
-    fn wants(threads: Threads, memory_bytes: u64, gpu: Gpu) -> Resources {
-        Resources {
+    fn wants(threads: Threads, memory_bytes: u64, gpus: u32) -> Wanted {
+        Wanted {
             threads,
             memory_bytes,
-            gpu,
+            gpus,
+            gpu_memory_bytes: 0,
+            gpu_is_optional: false,
+            tokens: BTreeMap::new(),
         }
     }
 
     #[test]
     fn grants_never_exceed_the_capacity() {
         let mut pool = pool();
-        let none = BTreeMap::new();
-        let a = pool
-            .take(&wants(Threads::Count(3), 60, Gpu::Auto), &none)
-            .unwrap();
+        let a = pool.take(&wants(Threads::Count(3), 60, 0)).unwrap();
 
-        assert_eq!(a.gpu, Some(0));
-        assert_eq!(
-            pool.take(&wants(Threads::Count(2), 0, Gpu::Never), &none),
-            None
-        );
-        assert_eq!(pool.take(&wants(Threads::One, 50, Gpu::Never), &none), None);
-        let b = pool
-            .take(&wants(Threads::One, 40, Gpu::Required), &none)
-            .unwrap();
-        assert_eq!((b.threads, b.gpu), (1, Some(1)));
+        assert_eq!(pool.take(&wants(Threads::Count(2), 0, 0)), None);
+        assert_eq!(pool.take(&wants(Threads::One, 50, 0)), None);
+        let b = pool.take(&wants(Threads::One, 40, 0)).unwrap();
+        assert_eq!(b.threads, 1);
+        assert!(!pool.has_thread());
         pool.give_back(&a);
         pool.give_back(&b);
-        assert!(
-            pool.take(&wants(Threads::All, 1_000, Gpu::Auto), &none)
-                .is_some()
-        );
+        assert!(pool.take(&wants(Threads::All, 1_000, 0)).is_some());
+    }
+
+    #[test]
+    fn no_gpu_is_handed_out_twice() {
+        let mut pool = pool();
+        let one = wants(Threads::One, 0, 1);
+        let large = Wanted {
+            gpu_memory_bytes: 40 << 30,
+            ..one.clone()
+        };
+
+        let two = pool.take(&wants(Threads::One, 0, 2)).unwrap();
+        assert_eq!(two.gpus, [1, 3], "the large one stays");
+        assert_eq!(pool.take(&large).unwrap().gpus, [0]);
+        assert_eq!(pool.take(&one), None);
+        pool.give_back(&two);
+        assert_eq!(pool.take(&large), None);
+        assert_eq!(pool.take(&one).unwrap().gpus, [1]);
+    }
+
+    #[test]
+    fn an_optional_gpu_is_waited_for_only_where_there_is_one() {
+        let mut pool = pool();
+        let many = Wanted {
+            gpu_is_optional: true,
+            ..wants(Threads::One, 0, 4)
+        };
+        let all = Wanted {
+            gpus: 3,
+            ..many.clone()
+        };
+
+        assert_eq!(pool.take(&many).unwrap().gpus, [0_u32; 0]);
+        assert!(pool.take(&all).is_some());
+        assert_eq!(pool.take(&all), None);
+        assert!(!pool.capacity.has_gpus(&wants(Threads::One, 0, 4)));
     }
 
     #[test]
     fn named_tokens_are_counted() {
         let mut pool = pool();
-        let one: BTreeMap<_, _> = [("license".to_owned(), 1)].into();
-        let unknown: BTreeMap<_, _> = [("port".to_owned(), 1)].into();
-        let small = wants(Threads::One, 0, Gpu::Never);
+        let with = |name: &str| Wanted {
+            tokens: [(name.to_owned(), 1)].into(),
+            ..wants(Threads::One, 0, 0)
+        };
+        let (one, unknown) = (with("license"), with("port"));
 
-        let first = pool.take(&small, &one).unwrap();
-        assert!(pool.take(&small, &one).is_some());
-        assert_eq!(pool.take(&small, &one), None);
+        let first = pool.take(&one).unwrap();
+        assert!(pool.take(&one).is_some());
+        assert_eq!(pool.take(&one), None);
         pool.give_back(&first);
-        assert!(pool.take(&small, &one).is_some());
-        assert!(pool.take(&small, &unknown).is_some());
-        assert_eq!(pool.take(&small, &unknown), None);
+        assert!(pool.take(&one).is_some());
+        assert!(pool.take(&unknown).is_some());
+        assert_eq!(pool.take(&unknown), None);
     }
 
     #[test]

@@ -12,10 +12,12 @@ use natron_cache::{StatCache, Store};
 use thiserror::Error;
 
 use crate::{
-    Diagnostic, Event, Graph, LoadOptions, LockDifference, LockEntry, LockError, LockFile,
+    Diagnostic, Event, Graph, LoadOptions, LockDifference, LockEntry, LockError, LockFile, Outcome,
     RunError, RunOptions, RunSummary, Watcher, Workspace,
-    history::{RunFolder, RunRecord},
-    load, lock, lock_path, noop, run, verify_locked,
+    execute::run_within,
+    expand,
+    history::{RunFolder, RunRecord, StageRecord},
+    lock, lock_path, noop, verify_locked,
     views::{self, Written},
 };
 
@@ -115,7 +117,53 @@ pub fn run_file(
     if is_plain && let Some(unchanged) = noop::unchanged(workspace, &invocation) {
         return at_a_glance(asked, unchanged, started, watcher);
     }
-    let graph = load(file, load_options, registry).map_err(SessionError::Pipeline)?;
+    let mut load_options = load_options.clone();
+    let mut graph = expand::expanded(file, &mut load_options, registry, workspace)
+        .map_err(SessionError::Pipeline)?;
+    let options = &RunOptions {
+        file: file.display().to_string(),
+        ..options.clone()
+    };
+    let folder = Arc::new(if options.unrecorded {
+        RunFolder::nowhere()
+    } else {
+        RunFolder::create(workspace).map_err(RunError::State)?
+    });
+    // The stages that list axes come first; then the graph is known.
+    let mut ran = BTreeMap::new();
+    while awaits_axes(&graph, options) {
+        let listing = RunOptions {
+            until: expand::producers(&graph),
+            from: Vec::new(),
+            force: still_forced(&options.force, &graph, &ran),
+            ..options.clone()
+        };
+        let summary = run_within(&graph, workspace, &listing, &folder, watcher, cancel)?;
+        let has_ended = !summary.succeeded() || summary.interrupted;
+        let outputs = |stage: &StageRecord| (stage.name.clone(), stage.outputs.clone());
+        let outputs = summary.record.stages.iter().map(outputs).collect();
+        if has_ended {
+            folder.finish(&summary.record).map_err(RunError::State)?;
+            return Ok(SessionSummary {
+                run: summary,
+                differences: Vec::new(),
+                at_a_glance: false,
+                warnings: graph.warnings,
+            });
+        }
+        remember_executed(&mut ran, summary.record.stages);
+        let values = expand::values(&graph, workspace, &outputs)?;
+        if values.is_empty() {
+            return Err(RunError::Source {
+                stage: expand::producers(&graph).join(", "),
+                message: "what it made is not in the store any more".to_owned(),
+            }
+            .into());
+        }
+        load_options.axes.extend(values);
+        graph = expand::expanded(file, &mut load_options, registry, workspace)
+            .map_err(SessionError::Pipeline)?;
+    }
     let lock_file = lock_path(file);
     let locked = match lock_mode {
         LockMode::Ignore => None,
@@ -147,11 +195,21 @@ pub fn run_file(
         }
     }
     views::check(&graph, workspace, file)?;
-    let options = &RunOptions {
-        file: file.display().to_string(),
+    let last = RunOptions {
+        force: still_forced(&options.force, &graph, &ran),
         ..options.clone()
     };
-    let summary = run(&graph, workspace, options, watcher, cancel)?;
+    let mut summary = run_within(&graph, workspace, &last, &folder, watcher, cancel)?;
+    // What ran to list an axis has run, although it hits by now.
+    for stage in &mut summary.record.stages {
+        if stage.outcome == Outcome::Hit
+            && let Some(earlier) = ran.remove(&stage.name)
+        {
+            *stage = earlier;
+        }
+    }
+    summary.record.seconds = started.elapsed().as_secs_f64();
+    folder.finish(&summary.record).map_err(RunError::State)?;
     let mut differences = Vec::new();
     if summary.succeeded() {
         show_views(&graph, workspace, &summary, watcher)?;
@@ -160,7 +218,8 @@ pub fn run_file(
             (None, LockMode::Write) => write_lock(&graph, &summary, &lock_file)?,
             (None, _) => {}
         }
-        if options.until.is_empty() && options.from.is_empty() {
+        let is_whole = summary.record.stages.iter().all(|s| s.outcome.is_done());
+        if is_whole && options.until.is_empty() && options.from.is_empty() {
             let path = workspace.state().join("stat.bin");
             let stat_cache = StatCache::load(&path, false);
             let file = (file, graph.file_digest);
@@ -174,6 +233,41 @@ pub fn run_file(
         at_a_glance: false,
         warnings: graph.warnings,
     })
+}
+
+/// Whether axes have to be listed before the run that was asked for: not when it stops at stages that are known.
+fn awaits_axes(graph: &Graph, options: &RunOptions) -> bool {
+    let is_known = |name: &String| {
+        let mut instances = graph.instances.iter();
+        instances.any(|instance| instance.name == *name || instance.stage == *name)
+    };
+    let stops_before = !options.until.is_empty() && options.until.iter().all(is_known);
+    !graph.awaited.is_empty() && !stops_before
+}
+
+/// The stages to execute anyway that are known and have not been executed in this session.
+fn still_forced(
+    force: &[String],
+    graph: &Graph,
+    ran: &BTreeMap<String, StageRecord>,
+) -> Vec<String> {
+    if graph.awaited.is_empty() && ran.is_empty() {
+        return force.to_vec(); // An unknown name is a mistake, and said to be one.
+    }
+    let wanted = graph.instances.iter().filter(|instance| {
+        let is_named = force
+            .iter()
+            .any(|name| *name == instance.name || *name == instance.stage);
+        is_named && !ran.contains_key(&instance.name)
+    });
+    wanted.map(|instance| instance.name.clone()).collect()
+}
+
+fn remember_executed(ran: &mut BTreeMap<String, StageRecord>, stages: Vec<StageRecord>) {
+    let executed = stages
+        .into_iter()
+        .filter(|stage| stage.outcome != Outcome::Hit);
+    ran.extend(executed.map(|stage| (stage.name.clone(), stage)));
 }
 
 /// The summary of a run that saw at a glance that nothing had moved. Its record lists no stages, see
@@ -236,13 +330,16 @@ fn compare(summary: &RunSummary, entries: &BTreeMap<String, LockEntry>) -> Vec<L
 /// Writes what the run itself found: files that were changed meanwhile do not matter.
 fn write_lock(graph: &Graph, summary: &RunSummary, path: &Path) -> Result<(), SessionError> {
     let mut lock = LockFile::read_or_empty(path)?;
-    let entries = summary.record.stages.iter().filter_map(|stage| {
-        let ingredients = summary.ingredients.get(&stage.name)?;
-        Some((
-            stage.name.clone(),
-            LockEntry::new(ingredients, &stage.outputs),
-        ))
-    });
+    let stages = summary.record.stages.iter();
+    let entries = stages
+        .filter(|stage| stage.outcome.is_done())
+        .filter_map(|stage| {
+            let ingredients = summary.ingredients.get(&stage.name)?;
+            Some((
+                stage.name.clone(),
+                LockEntry::new(ingredients, &stage.outputs),
+            ))
+        });
     lock.set_entries(graph, entries.collect());
     Ok(lock.write(path)?)
 }

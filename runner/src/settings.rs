@@ -26,9 +26,13 @@ pub(crate) struct Settings {
     pub(crate) seed_axes: Vec<String>,
     pub(crate) threads: Option<Threads>,
     pub(crate) memory_bytes: Option<u64>,
-    pub(crate) gpu: Option<Gpu>,
+    pub(crate) gpu: Option<GpuRequest>,
     pub(crate) tokens: BTreeMap<String, u32>,
     pub(crate) retries: u32,
+    /// How long to wait before the first retry; twice as long before each further one.
+    pub(crate) backoff: Duration,
+    /// By what the memory grows with each attempt.
+    pub(crate) memory_growth: f64,
     pub(crate) timeout: Option<Duration>,
     /// Whether the stage shall have a process of its own.
     pub(crate) isolated: bool,
@@ -37,6 +41,18 @@ pub(crate) struct Settings {
     pub(crate) salt: Option<String>,
     /// Output port -> path as written, with its place.
     pub(crate) views: BTreeMap<String, View>,
+}
+
+/// `resources.gpu`.
+#[derive(Clone)]
+pub(crate) struct GpuRequest {
+    pub(crate) policy: Gpu,
+    /// How many.
+    pub(crate) count: u32,
+    /// Memory that each of them has, in bytes.
+    pub(crate) memory_bytes: u64,
+    /// The value, for messages.
+    pub(crate) node: Node,
 }
 
 /// A path that shows an output.
@@ -53,9 +69,13 @@ pub(crate) struct View {
 pub(crate) fn read(
     table: &Table,
     coordinates: &Coordinates,
+    declared_tokens: Option<&BTreeMap<String, u32>>,
     mistakes: &mut Vec<Diagnostic>,
 ) -> Settings {
-    let mut settings = Settings::default();
+    let mut settings = Settings {
+        memory_growth: 1.0,
+        ..Settings::default()
+    };
     for (key, entry) in table {
         let node = &entry.node;
         match key.as_str() {
@@ -65,11 +85,9 @@ pub(crate) fn read(
             }
             "seed" => settings.seed = expect_seed("seed", node, mistakes),
             "seed_axes" => settings.seed_axes = seed_axes(node, coordinates, mistakes),
-            "resources" => resources(node, &mut settings, mistakes),
-            "retries" => {
-                settings.retries = count("retries", node, 0, 1000, mistakes).unwrap_or_default();
-            }
-            "timeout" => settings.timeout = timeout(node, mistakes),
+            "resources" => resources(node, declared_tokens, &mut settings, mistakes),
+            "retries" => retries(node, &mut settings, mistakes),
+            "timeout" => settings.timeout = time("timeout", node, mistakes),
             "isolation" => {
                 let choices = [("none", false), ("process", true)];
                 let choice = expect_choice("isolation", node, &choices, mistakes);
@@ -149,7 +167,62 @@ fn seed_axes(
     axes
 }
 
-fn resources(node: &Node, settings: &mut Settings, mistakes: &mut Vec<Diagnostic>) {
+/// A number of retries, or `{ times = 3, backoff = "10s", memory_growth = 2.0 }`.
+fn retries(node: &Node, settings: &mut Settings, mistakes: &mut Vec<Diagnostic>) {
+    let Some(table) = node.as_table() else {
+        settings.retries = count("retries", node, 0, 1000, mistakes).unwrap_or_default();
+        return;
+    };
+    let before = mistakes.len();
+    check_keys(
+        "`retries`",
+        table,
+        &["times", "backoff", "memory_growth"],
+        mistakes,
+    );
+    for (key, entry) in table {
+        let node = &entry.node;
+        match key.as_str() {
+            "times" => {
+                settings.retries = count("times", node, 0, 1000, mistakes).unwrap_or_default();
+            }
+            "backoff" => settings.backoff = time("backoff", node, mistakes).unwrap_or_default(),
+            "memory_growth" => {
+                let growth = match node.content {
+                    Content::Integer(integer) => integer as f64,
+                    Content::Float(float) => float,
+                    _ => {
+                        wrong_type("`memory_growth`", node, "a number", mistakes);
+                        continue;
+                    }
+                };
+                if (1.0..=16.0).contains(&growth) {
+                    settings.memory_growth = growth;
+                } else {
+                    let message = format!("`memory_growth` is {growth}, expected 1 to 16");
+                    mistakes.push(
+                        node.mistake(code::BAD_VALUE, message, "")
+                            .help("2.0 doubles the memory with each attempt"),
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+    if !table.contains_key("times") && mistakes.len() == before {
+        mistakes.push(
+            node.mistake(code::MISSING_KEY, "`retries` does not say how many", "")
+                .help("add `times = 3`"),
+        );
+    }
+}
+
+fn resources(
+    node: &Node,
+    declared_tokens: Option<&BTreeMap<String, u32>>,
+    settings: &mut Settings,
+    mistakes: &mut Vec<Diagnostic>,
+) {
     let Some(table) = expect_table("`resources`", node, mistakes) else {
         return;
     };
@@ -170,23 +243,11 @@ fn resources(node: &Node, settings: &mut Settings, mistakes: &mut Vec<Diagnostic
                 settings.threads = count("threads", node, 1, 65_536, mistakes).map(Threads::Count);
             }
             "memory" => settings.memory_bytes = memory(node, mistakes),
-            "gpu" => {
-                let choices = [
-                    ("never", Gpu::Never),
-                    ("auto", Gpu::Auto),
-                    ("required", Gpu::Required),
-                ];
-                settings.gpu = expect_choice("gpu", node, &choices, mistakes);
-            }
+            "gpu" => settings.gpu = gpu(node, mistakes),
             "tokens" => {
-                let Some(tokens) = expect_table("`tokens`", node, mistakes) else {
-                    continue;
-                };
-                for (name, entry) in tokens {
-                    mistakes.extend(names::check("a token", name, &entry.key).err());
-                    if let Some(count) = count(name, &entry.node, 1, 1_000_000, mistakes) {
-                        settings.tokens.insert(name.clone(), count);
-                    }
+                settings.tokens = tokens(node, mistakes);
+                if let (Some(declared), Some(table)) = (declared_tokens, node.as_table()) {
+                    check_tokens(table, &settings.tokens, declared, mistakes);
                 }
             }
             _ => {}
@@ -217,6 +278,96 @@ fn limits(node: &Node, limits: &mut Limits, mistakes: &mut Vec<Diagnostic>) {
                 limits.cpu_seconds = count(key, node, 1, u32::MAX, mistakes).map(u64::from);
             }
             _ => {}
+        }
+    }
+}
+
+/// `"never"`, `"auto"`, `"required"`, a number of GPUs, or `{ count = 2, memory = "20 GiB" }`.
+fn gpu(node: &Node, mistakes: &mut Vec<Diagnostic>) -> Option<GpuRequest> {
+    let request = |policy, count, memory_bytes| GpuRequest {
+        policy,
+        count,
+        memory_bytes,
+        node: node.clone(),
+    };
+    let of_count = |count: u32, memory_bytes| match count {
+        0 => request(Gpu::Never, 0, 0),
+        _ => request(Gpu::Required, count, memory_bytes),
+    };
+    match &node.content {
+        Content::Integer(_) => Some(of_count(count("gpu", node, 0, 64, mistakes)?, 0)),
+        Content::Table(table) => {
+            let before = mistakes.len();
+            check_keys("`gpu`", table, &["count", "memory"], mistakes);
+            let number = match table.get("count") {
+                Some(entry) => count("count", &entry.node, 0, 64, mistakes),
+                None => Some(1),
+            };
+            let bytes = match table.get("memory") {
+                Some(entry) => memory(&entry.node, mistakes),
+                None => Some(0),
+            };
+            let request = of_count(number?, bytes?);
+            (mistakes.len() == before).then_some(request)
+        }
+        _ => {
+            let choices = [
+                ("never", Gpu::Never),
+                ("auto", Gpu::Auto),
+                ("required", Gpu::Required),
+            ];
+            let policy = expect_choice("gpu", node, &choices, mistakes)?;
+            Some(request(policy, u32::from(policy != Gpu::Never), 0))
+        }
+    }
+}
+
+/// Tokens and how many of each.
+pub(crate) fn tokens(node: &Node, mistakes: &mut Vec<Diagnostic>) -> BTreeMap<String, u32> {
+    let mut tokens = BTreeMap::new();
+    for (name, entry) in expect_table("`tokens`", node, mistakes)
+        .into_iter()
+        .flatten()
+    {
+        mistakes.extend(names::check("a token", name, &entry.key).err());
+        if let Some(count) = count(name, &entry.node, 1, 1_000_000, mistakes) {
+            tokens.insert(name.clone(), count);
+        }
+    }
+    tokens
+}
+
+fn check_tokens(
+    table: &Table,
+    wanted: &BTreeMap<String, u32>,
+    declared: &BTreeMap<String, u32>,
+    mistakes: &mut Vec<Diagnostic>,
+) {
+    for (name, count) in wanted {
+        let Some(entry) = table.get(name) else {
+            continue;
+        };
+        match declared.get(name) {
+            None => {
+                let known = declared.keys().map(String::as_str);
+                let otherwise = format!("declare it, as `[pipeline.tokens]` with `{name} = 1`");
+                let message = format!("there is no token `{name}`");
+                mistakes.push(
+                    Diagnostic::error(code::UNKNOWN_REFERENCE, message, &entry.key, "")
+                        .help(suggestion_or(name, known, &otherwise)),
+                );
+            }
+            Some(there) if count > there => {
+                let message =
+                    format!("{count} tokens `{name}` are asked for, and there are {there}");
+                mistakes.push(
+                    entry
+                        .node
+                        .mistake(code::BAD_VALUE, message, "")
+                        .help("ask for fewer, or declare more in `[pipeline.tokens]`"),
+                );
+            }
+            Some(_) => {}
         }
     }
 }
@@ -255,21 +406,7 @@ fn memory(node: &Node, mistakes: &mut Vec<Diagnostic>) -> Option<u64> {
             bytes
         }
         Content::String(text) => {
-            let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-            let (number, unit) = text.split_at(digits);
-            let shift = match unit.trim() {
-                "" | "B" => Some(0),
-                "KiB" => Some(10),
-                "MiB" => Some(20),
-                "GiB" => Some(30),
-                "TiB" => Some(40),
-                _ => None,
-            };
-            let bytes = number
-                .parse::<u64>()
-                .ok()
-                .zip(shift)
-                .and_then(|(number, shift)| number.checked_mul(1 << shift));
+            let bytes = bytes(text);
             if bytes.is_none() {
                 let message = format!("`memory` is `{}`, expected {expected}", text.escape_debug());
                 mistakes.push(
@@ -286,14 +423,29 @@ fn memory(node: &Node, mistakes: &mut Vec<Diagnostic>) -> Option<u64> {
     }
 }
 
+/// The bytes that `text` means, as `4 GiB`.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
 /// A time: whole seconds, or text as `1h30m`.
-fn timeout(node: &Node, mistakes: &mut Vec<Diagnostic>) -> Option<Duration> {
+fn time(key: &str, node: &Node, mistakes: &mut Vec<Diagnostic>) -> Option<Duration> {
     let expected = "a time, as `90s` or `1h30m`";
     let duration = match &node.content {
         Content::Integer(seconds) => u64::try_from(*seconds).ok().map(Duration::from_secs),
         Content::String(text) => duration(text),
         _ => {
-            wrong_type("`timeout`", node, expected, mistakes);
+            wrong_type(&format!("`{key}`"), node, expected, mistakes);
             return None;
         }
     };
@@ -301,7 +453,7 @@ fn timeout(node: &Node, mistakes: &mut Vec<Diagnostic>) -> Option<Duration> {
     if duration.is_none() {
         let written = node.scalar_text().unwrap_or_default();
         let message = format!(
-            "`timeout` is `{}`, expected {expected}",
+            "`{key}` is `{}`, expected {expected}",
             written.escape_debug()
         );
         mistakes.push(

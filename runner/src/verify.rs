@@ -20,7 +20,7 @@ use crate::{
     RunOptions, Watcher, Workspace,
     divergence::first_divergence,
     execute::select,
-    ingredients::{lineage, only_columns},
+    ingredients::{Seen, lineage},
     lock, standings,
     worker::panic_message,
 };
@@ -311,8 +311,7 @@ impl Again<'_> {
         let instance = &self.graph.instances[index];
         let mut inputs: BTreeMap<String, Vec<Input>> = BTreeMap::new();
         for (port, edges) in &instance.inputs {
-            let only = only_columns(instance, port);
-            for edge in edges {
+            for (position, edge) in edges.iter().enumerate() {
                 let input = match edge {
                     InputEdge::File { path } => crate::worker::file_input(path)?,
                     InputEdge::Output {
@@ -328,14 +327,11 @@ impl Again<'_> {
                             .store
                             .open_artifact(manifest)
                             .map_err(|e| StageError::other(format!("the result of `{name}`"), e))?;
-                        let artifact = crate::worker::project(artifact, only.as_deref())?;
+                        let seen = Seen::of(instance, port, position);
+                        let artifact = seen.project(artifact)?;
                         Input {
                             label: format!("{name}.{output}"),
-                            logical: crate::worker::seen_digest(
-                                manifest,
-                                &artifact,
-                                only.as_deref(),
-                            ),
+                            logical: seen.digest(manifest, &artifact),
                             artifact,
                         }
                     }

@@ -1,6 +1,9 @@
 //! Which instance reads which: names of stages, cycles, joins and gathers along axes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use petgraph::{algo::tarjan_scc, graph::DiGraph};
 
@@ -8,7 +11,7 @@ use crate::{
     Diagnostic, Place, code,
     did_you_mean::{listed, suggestion_or},
     document::{self, Node},
-    drafts::{Draft, DraftSource, Source, StageDrafts},
+    drafts::{Draft, StageDrafts},
     interpolate::Coordinates,
     matrix::value_text,
     references::{Reference, SHAPES, Selected},
@@ -36,17 +39,9 @@ pub(crate) fn cyclic_stages(
     // Consumer -> producer, with the first place that says so.
     let mut reads: BTreeMap<(usize, usize), Place> = BTreeMap::new();
     for (consumer, (_, stage)) in stages.iter().enumerate() {
-        for draft in stage.drafts.iter().flatten() {
-            for source in draft.inputs.values().flat_map(|port| &port.sources) {
-                if let Source::Stage(reference) = &source.what
-                    && let Ok(producer) = names.binary_search(&reference.stage.as_str())
-                {
-                    let place = &source.node.place;
-                    let first = reads.entry((consumer, producer)).or_insert(place.clone());
-                    if place.span.start < first.span.start {
-                        *first = place.clone();
-                    }
-                }
+        for (producer, place) in &stage.reads {
+            if let Ok(producer) = names.binary_search(&producer.as_str()) {
+                reads.insert((consumer, producer), place.clone());
             }
         }
     }
@@ -131,15 +126,14 @@ fn cycle_mistake(
     mistake.help("remove one of these inputs, or split a stage so that the data flows one way")
 }
 
-/// The instances that `reference`, written as `source` in an instance at `coordinates`, reads.
+/// The instances that `reference`, written in `node` of an instance at `coordinates`, reads.
 pub(crate) fn resolve(
     stages: &BTreeMap<String, StageDrafts>,
-    source: &DraftSource,
+    node: &Node,
     reference: &Reference,
     coordinates: &Coordinates,
     mistakes: &mut Vec<Diagnostic>,
 ) -> Resolved {
-    let node = &source.node;
     let Some(stage) = stages.get(&reference.stage) else {
         let names = stages.keys().map(String::as_str);
         let otherwise = format!("the stages are {}; {SHAPES}", listed(names.clone()));
@@ -154,6 +148,7 @@ pub(crate) fn resolve(
     let mut chooser = Chooser {
         reference,
         drafts,
+        index: stage.index.get_or_init(|| Index::new(drafts)),
         node,
         mistakes,
     };
@@ -172,9 +167,53 @@ pub(crate) fn resolve(
     }
 }
 
+/// The instances of a stage by their places on its axes: a matrix that joins another one does not look at all of it for each of
+/// its own instances.
+pub(crate) struct Index {
+    axes: BTreeSet<String>,
+    /// The values of each axis, by their texts.
+    values: BTreeMap<String, BTreeMap<String, Node>>,
+    /// For some axes, the positions by their texts on these axes.
+    by_axes: RefCell<BTreeMap<Vec<String>, Positions>>,
+}
+
+type Positions = BTreeMap<Vec<String>, Vec<usize>>;
+
+impl Index {
+    fn new(drafts: &[Draft]) -> Self {
+        let mut values: BTreeMap<String, BTreeMap<String, Node>> = BTreeMap::new();
+        for (axis, value) in drafts.iter().flat_map(|draft| &draft.coordinates) {
+            let texts = values.entry(axis.clone()).or_default();
+            texts
+                .entry(value_text(value))
+                .or_insert_with(|| value.clone());
+        }
+        Self {
+            axes: values.keys().cloned().collect(),
+            values,
+            by_axes: RefCell::default(),
+        }
+    }
+
+    /// Positions of the instances that stand at `texts` on `axes`.
+    fn at(&self, drafts: &[Draft], axes: Vec<String>, texts: &[String]) -> Vec<usize> {
+        let mut by_axes = self.by_axes.borrow_mut();
+        let positions = by_axes.entry(axes).or_insert_with_key(|axes| {
+            let mut positions = Positions::new();
+            for (position, draft) in drafts.iter().enumerate() {
+                let texts = axes.iter().map(|axis| value_text(&draft.coordinates[axis]));
+                positions.entry(texts.collect()).or_default().push(position);
+            }
+            positions
+        });
+        positions.get(texts).cloned().unwrap_or_default()
+    }
+}
+
 struct Chooser<'a> {
     reference: &'a Reference,
     drafts: &'a [Draft],
+    index: &'a Index,
     node: &'a Node,
     mistakes: &'a mut Vec<Diagnostic>,
 }
@@ -183,11 +222,10 @@ impl Chooser<'_> {
     /// Positions of the chosen instances, on or off.
     fn choose(&mut self, coordinates: &Coordinates) -> Option<Vec<usize>> {
         let stage = &self.reference.stage;
-        let axes: BTreeSet<&str> = self
-            .drafts
-            .iter()
-            .flat_map(|draft| draft.coordinates.keys().map(String::as_str))
-            .collect();
+        let axes: BTreeSet<&str> = self.index.axes.iter().map(String::as_str).collect();
+        if let Some(chosen) = self.choose_at_once(coordinates) {
+            return Some(chosen);
+        }
         if axes.is_empty() {
             if self.reference.selection.is_empty() {
                 return Some((0..self.drafts.len()).collect());
@@ -256,6 +294,38 @@ impl Chooser<'_> {
             return None;
         }
         Some(chosen)
+    }
+
+    /// The chosen instances where every axis has one text that is meant; the way round finds what is wrong otherwise.
+    fn choose_at_once(&self, coordinates: &Coordinates) -> Option<Vec<usize>> {
+        let mut fixed: BTreeMap<&str, String> = BTreeMap::new();
+        let mut open: BTreeSet<&str> = self.index.axes.iter().map(String::as_str).collect();
+        for selected in &self.reference.selection {
+            match selected {
+                Selected::All => return None,
+                Selected::Every(axis) => {
+                    open.remove(axis.as_str()).then_some(())?;
+                }
+                Selected::One(axis, text) => {
+                    open.remove(axis.as_str()).then_some(())?;
+                    let wanted = value_of(text);
+                    let values = self.index.values[axis].iter();
+                    let mut meant = values.filter(|(_, value)| fits(value, text, wanted.as_ref()));
+                    let (shown, _) = meant.next()?;
+                    if meant.next().is_some() {
+                        return None;
+                    }
+                    fixed.insert(axis, shown.clone());
+                }
+            }
+        }
+        for axis in open {
+            fixed.insert(axis, value_text(coordinates.get(axis)?));
+        }
+        let axes = fixed.keys().map(|axis| (*axis).to_owned()).collect();
+        let texts: Vec<String> = fixed.into_values().collect();
+        let chosen = self.index.at(self.drafts, axes, &texts);
+        (!chosen.is_empty()).then_some(chosen)
     }
 
     fn no_instance(&mut self, wanted: &str, axis: Option<&str>) {

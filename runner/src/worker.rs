@@ -13,14 +13,14 @@ use natron_artifacts::{
     Artifact, Cancel, DeviceGrant, Digest, FileContent, Files, Input, Kind, Level, Lineage,
     Manifest, Observer, Progress, StageContext, StageContextParts, StageError,
 };
-use natron_cache::{Execution, Ingredients, StageKey, StatCache, Store, StoreError, clock};
+use natron_cache::{Execution, Ingredients, Lease, StageKey, StatCache, Store, StoreError, clock};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use thiserror::Error;
 
 use crate::{
     Event, Instance, Watcher, Workspace,
-    history::{RunFolder, host},
-    ingredients::{Bound, only_columns, source_digest},
+    history::RunFolder,
+    ingredients::{Bound, Seen, source_digest},
     isolated,
 };
 
@@ -67,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) live: Mutex<BTreeMap<(Kind, Digest), Artifact>>,
     pub(crate) folder: Arc<RunFolder>,
     pub(crate) watcher: Arc<dyn Watcher>,
+    /// The machine's name.
+    pub(crate) host: String,
 }
 
 /// One execution of one stage.
@@ -116,9 +118,9 @@ pub(crate) enum JobError {
 pub(crate) fn execute(
     shared: &Shared,
     pools: &mut ThreadPools,
-    job: &Job<'_>,
+    job: Job<'_>,
 ) -> Result<Executed, JobError> {
-    let Some(_lease) = shared.store.lease(&job.key, &|| job.cancel.is_set())? else {
+    let Some(lease) = lease(shared, &job) else {
         return Err(StageError::Interrupted.into());
     };
     if job.look_up
@@ -136,10 +138,10 @@ pub(crate) fn execute(
         stage,
         kind: &job.instance.kind,
     });
-    let inputs = inputs(shared, job)?;
+    let inputs = inputs(shared, &job)?;
     let (started, started_unix_ms) = (Instant::now(), clock::unix_ms());
     let log = Arc::new(Mutex::new(Vec::new()));
-    let artifacts = run_stage(shared, pools, job, inputs, &log)?;
+    let artifacts = run_stage(shared, pools, &job, inputs, &log)?;
     let seconds = started.elapsed().as_secs_f64();
     let mut opened = BTreeMap::new();
     let mut sealed = BTreeMap::new();
@@ -156,19 +158,21 @@ pub(crate) fn execute(
         opened.insert((parts.manifest.kind, parts.manifest.bytes), artifact);
         sealed.insert(port, parts);
     }
-    check_sources(shared, job)?;
+    check_sources(shared, &job)?;
     let execution = Execution {
         seconds,
-        host: host(),
+        host: shared.host.clone(),
         runner_version: env!("CARGO_PKG_VERSION").to_owned(),
         started_unix_ms,
         metrics,
         ..Execution::default()
     };
     let log = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
-    let committed = shared
-        .store
-        .commit(job.ingredients.clone(), &sealed, execution, &log)?;
+    // Others wait for the lease until the result is on the disk; who needs it in this run does not.
+    let committed =
+        shared
+            .store
+            .commit_later(job.ingredients, &sealed, execution, &log, Vec::new(), lease)?;
     let outputs = committed.record.outputs.clone();
     if committed.contradicts.is_some() {
         let message = "not reproducible: an earlier execution with the same key gave other outputs";
@@ -182,12 +186,32 @@ pub(crate) fn execute(
     let mut live = shared.live.lock().unwrap_or_else(PoisonError::into_inner);
     live.extend(opened);
     drop(live);
-    shared.store.remove_checkpoints(&job.key)?;
     Ok(Executed {
         outputs,
         seconds,
         hit: false,
     })
+}
+
+/// The right to compute the job's key; nothing when the job was stopped first. Says whom it waits for.
+fn lease(shared: &Shared, job: &Job<'_>) -> Option<Lease> {
+    let stage = &job.instance.name;
+    let mut tell = |holder: Option<u32>| {
+        let who = match holder {
+            Some(pid) if pid != std::process::id() => format!("process {pid}"),
+            _ => "another stage".to_owned(),
+        };
+        let message = format!("waits for {who}, which computes the same");
+        shared.folder.log(stage, &message);
+        shared.watcher.event(&Event::Log {
+            stage,
+            level: Level::Warning,
+            message: &message,
+        });
+    };
+    let is_cancelled = || job.cancel.is_set();
+    let store = &shared.store;
+    store.lease_telling(&job.key, &is_cancelled, &mut tell)
 }
 
 fn run_stage(
@@ -205,7 +229,7 @@ fn run_stage(
         identity: job.key.digest(),
         threads: job.threads,
         device: job.device,
-        checkpoints: shared.store.checkpoints(&job.key)?,
+        checkpoints: shared.store.checkpoints_path(&job.key),
         scratch: scratch.path().to_owned(),
         workspace: shared.workspace.root().to_owned(),
         lineage: job.lineage.clone(),
@@ -219,7 +243,7 @@ fn run_stage(
         limits: job.instance.limits,
     };
     if job.instance.isolated {
-        return Ok(isolated::run(job.instance, parts)?);
+        return Ok(isolated::run(job.instance, &parts)?);
     }
     let mut context = StageContext::new(parts, job.instance.signature.clone());
     let pool = pools.of(job.threads)?;
@@ -241,19 +265,19 @@ fn run_stage(
 fn inputs(shared: &Shared, job: &Job<'_>) -> Result<BTreeMap<String, Vec<Input>>, JobError> {
     let mut inputs: BTreeMap<String, Vec<Input>> = BTreeMap::new();
     for (port, bound) in &job.bound {
-        let only = only_columns(job.instance, port);
         for (position, (label, bound)) in bound.iter().enumerate() {
             let input = match bound {
-                Bound::Output(manifest) => {
+                Bound::Output(manifest) | Bound::Rows { manifest, .. } => {
                     let lost = |warning| JobError::LostInput {
                         port: port.clone(),
                         position,
                         warning,
                     };
-                    let artifact = project(open(shared, manifest, lost)?, only.as_deref())?;
+                    let seen = Seen::of(job.instance, port, position);
+                    let artifact = seen.project(open(shared, manifest, lost)?)?;
                     Input {
                         label: label.clone(),
-                        logical: seen_digest(manifest, &artifact, only.as_deref()),
+                        logical: seen.digest(manifest, &artifact),
                         artifact,
                     }
                 }
@@ -263,33 +287,6 @@ fn inputs(shared: &Shared, job: &Job<'_>) -> Result<BTreeMap<String, Vec<Input>>
         }
     }
     Ok(inputs)
-}
-
-/// Of a table, only what the port declares.
-pub(crate) fn project(artifact: Artifact, only: Option<&[String]>) -> Result<Artifact, StageError> {
-    match (only, artifact) {
-        (Some(columns), Artifact::Table(table)) => {
-            let names: Vec<String> = columns
-                .iter()
-                .filter(|name| table.has(name))
-                .cloned()
-                .collect();
-            Ok(table.select(&names)?.into())
-        }
-        (_, artifact) => Ok(artifact),
-    }
-}
-
-/// Digest of what the stage sees of an input: nothing else is in its key.
-pub(crate) fn seen_digest(
-    manifest: &Manifest,
-    artifact: &Artifact,
-    only: Option<&[String]>,
-) -> Digest {
-    match (only, artifact) {
-        (Some(_), Artifact::Table(table)) => table.logical_digest(),
-        _ => manifest.logical,
-    }
 }
 
 /// A file or folder of the workspace as an input.
@@ -307,7 +304,8 @@ pub(crate) fn file_input(path: &Path) -> Result<Input, StageError> {
     })
 }
 
-fn open(
+/// The artifact of `manifest`, from memory or the store.
+pub(crate) fn open(
     shared: &Shared,
     manifest: &Manifest,
     lost: impl FnOnce(Option<String>) -> JobError,

@@ -91,6 +91,14 @@ impl<'h, 'a> Hall<'h, 'a> {
             while !floor.is_over {
                 let waited = self.over.wait_timeout(floor, CANCEL_POLL);
                 floor = waited.unwrap_or_else(PoisonError::into_inner).0;
+                let is_stopping = floor.stopping || self.cancel.is_set();
+                if is_stopping && floor.running.is_empty() {
+                    // Nobody waits for stages that would be tried again.
+                    floor.is_over = true;
+                    self.work.notify_all();
+                } else if !is_stopping && floor.run.wake(Instant::now()) {
+                    self.work.notify_all();
+                }
                 for (flag, deadline) in floor.running.values() {
                     if self.cancel.is_set() || deadline.is_some_and(|at| Instant::now() >= at) {
                         flag.set();
@@ -139,14 +147,16 @@ impl<'h, 'a> Hall<'h, 'a> {
                 }
                 drop(floor);
                 let executed =
-                    catch_unwind(AssertUnwindSafe(|| execute(self.shared, &mut pools, &job)));
+                    catch_unwind(AssertUnwindSafe(|| execute(self.shared, &mut pools, job)));
                 let result = executed.unwrap_or_else(|panic| {
                     let message = panic_message(&*panic);
                     Err(JobError::Stage(StageError::Panic { message }))
                 });
                 floor = self.floor();
                 self.ended(&mut floor, index, &grant, result);
-            } else if floor.running.is_empty() {
+            } else if floor.running.is_empty()
+                && (floor.stopping || self.cancel.is_set() || !floor.run.has_resting())
+            {
                 floor.is_over = true;
                 self.over.notify_all();
                 self.work.notify_all();

@@ -21,8 +21,8 @@ use std::{
 };
 
 use natron_artifacts::{
-    Column, ColumnType, DeviceGrant, Kind, Level, PortSchema, Schemas, Signature, Stage,
-    StageContext, StageError,
+    Column, ColumnType, Kind, Level, PortSchema, Schemas, Signature, Stage, StageContext,
+    StageError,
 };
 use natron_process::{End, Limits, ProcessError, Program};
 use schemars::JsonSchema;
@@ -123,7 +123,7 @@ pub(crate) struct DeclaredColumn {
 /// started. Processes that outlive it are killed.
 ///
 /// **Environment.** Of the caller's only `PATH`, `HOME` and what `pass_environment` names; besides, `TMPDIR` is the folder
-/// it runs in, `LANG=C.UTF-8`, `TZ=UTC`, `PYTHONHASHSEED=0`, `CUDA_VISIBLE_DEVICES` is the granted GPU or empty, and
+/// it runs in, `LANG=C.UTF-8`, `TZ=UTC`, `PYTHONHASHSEED=0`, `CUDA_VISIBLE_DEVICES` lists the granted GPUs or is empty, and
 /// `OMP_NUM_THREADS` and its like hold the share of threads. `environment` has the last word.
 ///
 /// **Key.** The arguments as written, the content of the program, `sources` and inputs, `outputs`, `environment`,
@@ -173,6 +173,15 @@ pub(crate) struct Command {
 
 fn yes() -> bool {
     true
+}
+
+/// The granted GPUs as `CUDA_VISIBLE_DEVICES` lists them; empty without one.
+fn gpus(context: &StageContext) -> String {
+    let ordinals = context.device().ordinals().into_iter();
+    ordinals
+        .map(|gpu| gpu.to_string())
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// In the key the program goes by its content; where it lies does not matter.
@@ -447,9 +456,9 @@ impl Command {
             let entry = described(&outputs[port], kind, self.output_format(port));
             (port.clone(), Value::Object(entry))
         });
-        let device = match context.device() {
-            DeviceGrant::Cpu => "cpu".to_owned(),
-            DeviceGrant::Cuda(ordinal) => format!("cuda:{ordinal}"),
+        let device = match gpus(context).as_str() {
+            "" => "cpu".to_owned(),
+            gpus => format!("cuda:{gpus}"),
         };
         serde_json::json!({
             "version": 1,
@@ -491,10 +500,7 @@ impl Command {
         sandbox: &Sandbox,
     ) -> BTreeMap<OsString, OsString> {
         let threads = context.threads().to_string();
-        let gpu = match context.device() {
-            DeviceGrant::Cpu => String::new(),
-            DeviceGrant::Cuda(ordinal) => ordinal.to_string(),
-        };
+        let gpu = gpus(context);
         let mut environment: BTreeMap<OsString, OsString> = [
             ("LANG", "C.UTF-8"),
             ("TZ", "UTC"),

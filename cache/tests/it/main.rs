@@ -24,6 +24,10 @@ fn artifacts(seed: u64) -> BTreeMap<String, Artifact> {
     for (name, text) in [
         ("a.txt", format!("content of {seed}")),
         ("b.txt", "the same for all".to_owned()),
+        // Large enough for files of their own.
+        ("large.txt", format!("large {seed} ").repeat(900)),
+        ("long.txt", format!("long {seed} ").repeat(900)),
+        ("shared.txt", "the same for all ".repeat(300)),
     ] {
         let content = FileContent {
             bytes: Bytes::from(text),
@@ -49,6 +53,16 @@ fn commit(store: &Store, seed: u64) -> Result<Committed, StoreError> {
     store.commit(ingredients(seed), &outputs(seed), execution, b"")
 }
 
+/// Hands a result over, with the text of its source.
+fn commit_later(store: &Store, seed: u64) -> Result<Committed, StoreError> {
+    let ingredients = ingredients(seed);
+    let lease = store.lease(&ingredients.key(), &|| false).unwrap();
+    let text = Bytes::from(format!("source of {}", seed % 3));
+    let extra = vec![(text.digest(), text)];
+    let execution = Execution::default();
+    store.commit_later(ingredients, &outputs(seed), execution, b"log", extra, lease)
+}
+
 /// What is wrong with the store: hits that do not open, or open to something else.
 fn wrong_hits(store: &Store) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -56,7 +70,14 @@ fn wrong_hits(store: &Store) -> Vec<String> {
         let Some(record) = store.lookup(&key).unwrap() else {
             continue;
         };
-        for (port, expected) in artifacts(record.ingredients.seed) {
+        let Some(whole) = store.record(&key) else {
+            wrong.push(format!("{key}: a hit without ingredients"));
+            continue;
+        };
+        if whole.outputs != record.outputs {
+            wrong.push(format!("{key}: a hit with other outputs"));
+        }
+        for (port, expected) in artifacts(whole.ingredients.seed) {
             match store.open_artifact(&record.outputs[&port]) {
                 Ok(found) if found == expected => {}
                 Ok(_) => wrong.push(format!("{key} {port}: another artifact")),

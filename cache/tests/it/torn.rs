@@ -1,10 +1,10 @@
 //! Segments of records that were cut or damaged.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, thread, time::Duration};
 
 use natron_cache::Store;
 
-use crate::{commit, ingredients, memory, open, wrong_hits};
+use crate::{commit, commit_later, ingredients, memory, open, wrong_hits};
 
 fn segment(store: &Store) -> PathBuf {
     let mut entries = fs::read_dir(store.root().join("ac")).unwrap();
@@ -37,6 +37,7 @@ fn a_record_cut_at_any_byte_hides_no_other() {
     let store = open(root.path());
     assert!(store.lookup(&ingredients(3).key()).unwrap().is_none());
     fs::write(&segment, &whole).unwrap();
+    thread::sleep(Duration::from_millis(60));
     assert!(store.lookup_fresh(&ingredients(3).key()).unwrap().is_some());
 }
 
@@ -53,14 +54,71 @@ fn a_damaged_record_hides_no_other() {
     let whole = fs::read(&segment).unwrap();
     drop(store);
 
-    // Every byte of the header, some of the body.
-    for at in (first..first + 60).chain((first + 60..second).step_by(97)) {
+    // Every byte of the header and the table, some of the rest.
+    let table = first + 72 + 4 * 20;
+    for at in (first..table).chain((table..second).step_by(37)) {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x21;
         fs::write(&segment, &damaged).unwrap();
         let store = open(root.path());
+        let reported = store.damaged_records().unwrap();
+        assert_eq!(reported.len(), 1, "flipped at {at}: {reported:?}");
+        assert_eq!(reported[0].offset, first as u64);
         let found = [1, 2, 3].map(|seed| store.lookup(&ingredients(seed).key()).unwrap().is_some());
-        assert_eq!(found, [true, false, true], "flipped at {at}");
-        assert!(wrong_hits(&store).is_empty());
+        assert!(found[0] && found[2], "flipped at {at}");
+        assert!(!found[1] || at >= table, "flipped at {at}");
+        // What lies behind the outputs is checked when it is read.
+        let wrong = wrong_hits(&store).into_iter().filter(|wrong| {
+            !wrong.contains("was damaged") && !wrong.contains("without ingredients")
+        });
+        assert_eq!(wrong.count(), 0, "flipped at {at}");
     }
+}
+
+#[test]
+fn a_group_is_found_with_and_without_its_directory() {
+    let root = memory();
+    let store = open(root.path());
+    for seed in 0..10 {
+        commit_later(&store, seed).unwrap();
+    }
+    store.flush().unwrap();
+    let segment = segment(&store);
+    let whole = fs::read(&segment).unwrap();
+    drop(store);
+    let length = u32::from_le_bytes(std::array::from_fn(|i| whole[4 + i])) as usize;
+    assert!(whole.starts_with(b"\xF7ND"), "the group has no directory");
+    let hits = |store: &Store| {
+        let found = |seed: &u64| store.lookup(&ingredients(*seed).key()).unwrap().is_some();
+        (0..10).filter(found).count()
+    };
+
+    for at in (0..length).step_by(7) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x21;
+        fs::write(&segment, &damaged).unwrap();
+        let store = open(root.path());
+        assert_eq!(hits(&store), 10, "flipped at {at}");
+        assert!(wrong_hits(&store).is_empty());
+        assert!(!store.damaged_records().unwrap().is_empty());
+    }
+    let mut last = 0;
+    for cut in (length..=whole.len()).step_by(61) {
+        fs::write(&segment, &whole[..cut]).unwrap();
+        let store = open(root.path());
+        let found = hits(&store);
+        assert!(found >= last, "cut at {cut}");
+        assert!(wrong_hits(&store).is_empty(), "cut at {cut}");
+        last = found;
+    }
+    assert_eq!(last, 9);
+    // A result that holds a whole segment cannot pass for records.
+    let mut elsewhere = vec![0; 5];
+    elsewhere.extend(&whole);
+    fs::write(&segment, &elsewhere).unwrap();
+    assert_eq!(hits(&open(root.path())), 0);
+    let renamed = segment.with_file_name("another.seg");
+    fs::write(&segment, b"").unwrap();
+    fs::write(&renamed, &whole).unwrap();
+    assert_eq!(hits(&open(root.path())), 0);
 }

@@ -109,6 +109,9 @@ pub(crate) struct Overrides {
     /// Set a parameter: `params.KEY=VALUE` or `STAGE.KEY=VALUE`, the value as in TOML. May be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+    /// How many instances matrices may make.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub(crate) max_instances: usize,
 }
 
 /// A pipeline as the first argument.

@@ -16,7 +16,7 @@ use crate::{
 
 mod csv;
 mod parquet;
-mod place;
+pub(crate) mod place;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -52,6 +52,9 @@ impl From<RunError> for Failure {
             RunError::NoGpu => {
                 Self::usage(error.to_string()).help("say `device = \"cpu\"` or `\"auto\"`")
             }
+            RunError::TooFewGpus { .. } => Self::usage(error.to_string()).help(
+                "run it where there is one, ask for `gpu = \"auto\"`, or name the GPUs in `NATRON_GPUS` if they are not found",
+            ),
             RunError::NotCached { stage } => Self::usage(error.to_string())
                 .help(format!("`natron run --until {stage}` makes it")),
             _ => Self::store(error.to_string()),

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use natron_runner::{history::write_atomically, render};
 use serde_json::{Value, json};
 
-use crate::{arguments::Pipeline, failure::Failure, program::Program};
+use crate::{arguments::Pipeline, check, export::place, failure::Failure, program::Program};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,6 +27,9 @@ pub(crate) struct Arguments {
     /// Write to this file.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Replace FILE if it is there.
+    #[arg(long, requires = "output")]
+    force: bool,
 }
 
 /// The ways to draw.
@@ -73,6 +76,7 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
     };
     let output = &program.output;
     if let Some(path) = &arguments.output {
+        place::check(path, arguments.force)?;
         write_atomically(path, picture.as_bytes())
             .map_err(|error| Failure::file("write", path, &error))?;
         output.note(&format!("wrote {}", path.display()));
@@ -84,9 +88,11 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
             .into_iter()
             .map(|node| json!({ "name": node.name, "kind": node.kind, "reads": node.reads }))
             .collect();
-        output.json(json!({ "pipeline": graph.name, "stages": stages }));
+        let deferred = check::deferred_json(graph);
+        output.json(json!({ "pipeline": graph.name, "stages": stages, "deferred": deferred }));
     } else {
         output.data(&picture);
+        check::note_deferred(program, graph);
     }
     Ok(())
 }

@@ -237,6 +237,7 @@ impl Program {
         LoadOptions {
             profile: overrides.profile.clone(),
             sets: overrides.set.clone(),
+            max_instances: overrides.max_instances,
             workspace: workspace.root().to_path_buf(),
             ..LoadOptions::default()
         }
@@ -251,7 +252,7 @@ impl Program {
         let workspace = self.workspace()?;
         let file = Self::pipeline_file(&workspace, given)?;
         let options = Self::load_options(&workspace, overrides);
-        match natron_runner::load(&file, &options, &self.registry) {
+        match natron_runner::load_known(&file, &options, &self.registry, &workspace) {
             Ok(graph) => {
                 if !self.output.is_json() {
                     self.report(&graph.warnings);

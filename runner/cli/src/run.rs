@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     arguments::Pipeline,
-    diagnostic,
+    check, diagnostic,
     explain::forecast_text,
     failure::Failure,
     program::{Program, shown},
@@ -124,13 +124,15 @@ fn dry_run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     let loaded = program.load(pipeline.pipeline.as_deref(), &pipeline.overrides)?;
     let explanation = explain(&loaded.graph, &loaded.workspace, &options(arguments))?;
     if program.output.is_json() {
-        program
-            .output
-            .json(json!({ "pipeline": loaded.graph.name, "explanation": explanation }));
+        program.output.json(json!({
+            "pipeline": loaded.graph.name, "explanation": explanation,
+            "deferred": check::deferred_json(&loaded.graph),
+        }));
     } else {
         program
             .output
             .data(&forecast_text(&explanation, program.output.data_style()));
+        check::note_deferred(program, &loaded.graph);
     }
     Ok(())
 }
@@ -161,9 +163,13 @@ fn report(program: &Program, summary: &SessionSummary) -> Result<(), Failure> {
         };
         let mut lines = message.lines().map(printable);
         let first = lines.next().unwrap_or_default();
+        let severity = if stage.ignored {
+            style.yellow("warning")
+        } else {
+            style.red("error")
+        };
         output.note(&format!(
-            "{}: stage `{}` failed: {first}",
-            style.red("error"),
+            "{severity}: stage `{}` failed: {first}",
             stage.name
         ));
         for line in lines {
@@ -190,18 +196,10 @@ fn report(program: &Program, summary: &SessionSummary) -> Result<(), Failure> {
 }
 
 fn failure(program: &Program, summary: &SessionSummary) -> Option<Failure> {
-    let has = |outcome: Outcome| {
-        summary
-            .run
-            .record
-            .stages
-            .iter()
-            .any(|stage| stage.outcome == outcome)
-    };
     if summary.run.interrupted {
         return Some(program.stop.failure().unwrap_or(Failure::Interrupted));
     }
-    if has(Outcome::Failed) || !summary.run.succeeded() {
+    if !summary.run.succeeded() {
         return Some(Failure::Stage(None));
     }
     (!summary.differences.is_empty()).then_some(Failure::Differs(None))
@@ -302,7 +300,7 @@ fn stage_json(stage: &StageRecord) -> Value {
         .collect();
     json!({
         "name": stage.name, "kind": stage.kind, "key": stage.key, "outcome": stage.outcome,
-        "seconds": stage.seconds, "outputs": outputs, "error": stage.error,
+        "seconds": stage.seconds, "outputs": outputs, "error": stage.error, "ignored": stage.ignored,
     })
 }
 

@@ -3,9 +3,7 @@
 use std::fmt::Write as _;
 
 use clap::Args;
-use natron_artifacts::{
-    InputColumns, InputPort, OutputPort, Registry, Schemas, Signature, StageKind,
-};
+use natron_artifacts::{InputColumns, InputPort, OutputPort, Registry, Signature, StageKind};
 use serde_json::{Value, json};
 
 use crate::{
@@ -112,7 +110,7 @@ fn description(kind: &StageKind, style: Style, width: usize) -> String {
     for parameter in &parameters {
         parameter_lines(&mut block, parameter, style, width.min(100));
     }
-    if let Some(signature) = signature(kind) {
+    if let Some(signature) = natron_runner::typical_signature(kind) {
         port_lines(&mut block, &signature, style);
     }
     block.text()
@@ -146,12 +144,6 @@ fn parameter_lines(block: &mut Block, parameter: &Parameter, style: Style, width
     for line in wrapped(&parameter.documentation, width.saturating_sub(indent + 4)) {
         block.line(&format!("{:indent$}    {line}", ""));
     }
-}
-
-/// What the kind declares with default parameters, where it has defaults for all of them and needs no inputs to say it.
-fn signature(kind: &StageKind) -> Option<Signature> {
-    let parsed = kind.parse(&json!({})).ok()?;
-    parsed.stage.signature(&Schemas::new()).ok()
 }
 
 fn port_lines(block: &mut Block, signature: &Signature, style: Style) {

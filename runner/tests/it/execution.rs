@@ -282,7 +282,7 @@ fn a_source_that_changes_during_the_run_is_read_again_next_time() {
 
 /// All objects of the store.
 fn objects(cache: &Path) -> Vec<PathBuf> {
-    let folders = fs::read_dir(cache.join("v1/cas")).unwrap();
+    let folders = fs::read_dir(cache.join("v2/cas")).unwrap();
     let files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
     files.map(|file| file.unwrap().path()).collect()
 }

@@ -55,6 +55,33 @@ const TRAIN: &str =
     "[stages.train]\nuses = \"toy.train\"\ninputs.features = \"features\"\nwith.epochs = 1\n";
 
 #[test]
+fn limits_ask_for_a_process_and_are_checked() {
+    let limited = graph(&after_start(&format!(
+        "{TRAIN}limits = {{ memory = \"2 GiB\", processes = 100, cpu_seconds = 60 }}\n"
+    )));
+    let train = named(&limited, "train");
+    assert!(train.isolated);
+    assert_eq!(train.limits.memory_bytes, Some(2 << 30));
+    assert_eq!(train.limits.processes, Some(100));
+    assert_eq!(train.limits.cpu_seconds, Some(60));
+    assert!(!named(&limited, "features").isolated);
+    let isolated = graph(&after_start(&format!("{TRAIN}isolation = \"process\"\n")));
+    assert!(named(&isolated, "train").isolated);
+
+    for (text, expected) in [
+        ("limits.memory = 0", "nothing runs without memory"),
+        ("limits.memory = \"2 GB\"", "expected bytes, as `4 GiB`"),
+        ("limits.processes = 0", "`processes` is 0, expected 1 to"),
+        ("limits.proceses = 1", "unknown key `proceses`"),
+        ("isolation = \"proces\"", "`isolation` cannot be `proces`"),
+    ] {
+        let text = after_start(&format!("{TRAIN}{text}\n"));
+        let mistakes = with_options(&text, &LoadOptions::default()).unwrap_err();
+        assert!(mistakes.contains(expected), "{mistakes}");
+    }
+}
+
+#[test]
 fn orders_stages_by_need_then_name() {
     let graph = graph(
         "[stages.a]\nuses = \"features\"\ninputs.candles = \"z.candles\"\n\
@@ -364,8 +391,8 @@ fn reports_all_mistakes_of_one_with() {
     assert_eq!(
         lines,
         [
-            format!("p.toml:9:23: error[N0014]: toy.train: invalid type: string \"2\", expected u32 ({describes})"),
-            format!("p.toml:9:28: error[N0014]: toy.train: invalid value: integer `-3`, expected u32 ({describes})"),
+            format!("p.toml:9:23: error[N0014]: toy.train: invalid type: string \"2\", expected a whole number, 0 or more ({describes})"),
+            format!("p.toml:9:28: error[N0014]: toy.train: invalid value: integer `-3`, expected a whole number, 0 or more ({describes})"),
             format!("p.toml:9:47: error[N0013]: `optimizer` of `toy.train` has no parameter `rat` (did you mean `rate`? {describes})"),
             format!("p.toml:9:63: error[N0014]: toy.train: unknown variant `adm`, expected `adam` or `momentum` (did you mean `adam`? {describes})"),
             "p.toml:9:81: error[N0016]: toy.train: `extra.0` is NaN (parameters are finite numbers)".to_owned(),
@@ -439,8 +466,8 @@ fn points_into_the_assignment() {
 
     assert_eq!(
         error,
-        "--set:1:13: error[N0014]: load.synthetic: invalid type: string \"many\", expected u32 (`natron stages load.synthetic` describes its parameters)\n\
-         --set:1:15: error[N0014]: load.synthetic: invalid type: string \"low\", expected f64 (`natron stages load.synthetic` describes its parameters)\n\
+        "--set:1:13: error[N0014]: load.synthetic: invalid type: string \"many\", expected a whole number, 0 or more (`natron stages load.synthetic` describes its parameters)\n\
+         --set:1:15: error[N0014]: load.synthetic: invalid type: string \"low\", expected a number (`natron stages load.synthetic` describes its parameters)\n\
          --set:1:3: error[N0013]: `load.synthetic` has no parameter `strat` (did you mean `start`? `natron stages load.synthetic` describes its parameters)"
     );
 }

@@ -744,10 +744,16 @@ mod tests {
         assert_eq!(sandbox.damage(), None);
         fs::write(&deep, "changed").unwrap();
         let damage = sandbox.damage().unwrap();
-        assert!(damage.starts_with("changed its input `x` (`inputs/x/1/a/b.txt`)"), "{damage}");
+        assert!(
+            damage.starts_with("changed its input `x` (`inputs/x/1/a/b.txt`)"),
+            "{damage}"
+        );
         fs::remove_file(sandbox.root().join("inputs/x/0")).unwrap();
         let damage = sandbox.damage().unwrap();
-        assert!(damage.starts_with("removed its input `x` (`inputs/x/0`)"), "{damage}");
+        assert!(
+            damage.starts_with("removed its input `x` (`inputs/x/0`)"),
+            "{damage}"
+        );
     }
 
     #[test]

@@ -13,14 +13,31 @@ use natron_artifacts::{Artifact, Kind, Manifest};
 use crate::failure::Failure;
 
 /// Refuses to replace what is at `path`, unless forced.
-pub(super) fn check(path: &Path, force: bool) -> Result<(), Failure> {
+///
+/// A device, a pipe or a link is not replaced in any case: what it stands for is elsewhere.
+pub(crate) fn check(path: &Path, force: bool) -> Result<(), Failure> {
     if path.file_name().is_none() {
         return Err(Failure::usage(format!(
             "`{}` is no name for a file",
             path.display()
         )));
     }
-    if force || path.symlink_metadata().is_err() {
+    let Ok(found) = path.symlink_metadata() else {
+        return Ok(());
+    };
+    if !found.is_file() && !found.is_dir() {
+        let what = if found.is_symlink() {
+            "a link"
+        } else {
+            "no regular file"
+        };
+        return Err(Failure::usage(format!(
+            "`{}` is {what}, and is not replaced",
+            path.display()
+        ))
+        .help("name a file, or pipe the standard output"));
+    }
+    if force {
         return Ok(());
     }
     Err(

@@ -12,4 +12,5 @@ mod output;
 mod plugins;
 mod reliability;
 mod run;
+mod semantics;
 mod workspace;

@@ -115,7 +115,7 @@ fn training_that_was_killed_goes_on_from_its_checkpoint_to_the_same_weights() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let checkpoints = folder.path().join(".natron/cache/v1/ckpt");
+    let checkpoints = folder.path().join(".natron/cache/v2/ckpt");
     let deadline = Instant::now() + Duration::from_mins(1);
     // Checkpoints are two seconds apart at least, so only finetune has one.
     while count_files(&checkpoints) < 1 && Instant::now() < deadline {

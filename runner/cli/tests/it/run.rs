@@ -438,7 +438,7 @@ fn damage_is_found_and_mended() {
     let workspace = Workspace::with(FAILING);
     workspace.natron(&["run", "--until", "good"]).expect(0);
     workspace.natron(&["cache", "check"]).expect(0);
-    let cas = workspace.path(".natron/cache/v1/cas");
+    let cas = workspace.path(".natron/cache/v2/cas");
     let object = fs::read_dir(&cas)
         .unwrap()
         .flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap())

@@ -34,6 +34,7 @@ mod run;
 mod runs;
 mod schema;
 mod show;
+mod stage;
 mod stages;
 mod status;
 mod verify;

@@ -6,10 +6,8 @@ use std::{
 };
 
 use natron_artifacts::{Level, Observer, Progress};
-use natron_process::Channel;
+use natron_process::{Channel, Lines, shown};
 use serde::Deserialize;
-
-use super::lines::{Lines, shown};
 
 /// Later lines of the log are counted and dropped.
 const MAX_LOG_LINES: usize = 10_000;

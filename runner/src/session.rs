@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::{
     Diagnostic, Event, Graph, LoadOptions, LockDifference, LockEntry, LockError, LockFile, Outcome,
     RunError, RunOptions, RunSummary, Watcher, Workspace,
-    execute::run_within,
+    execute::{run_within, select},
     expand,
     history::{RunFolder, RunRecord, StageRecord},
     lock, lock_path, noop, verify_locked,
@@ -132,6 +132,11 @@ pub fn run_file(
     // The stages that list axes come first; then the graph is known.
     let mut ran = BTreeMap::new();
     while awaits_axes(&graph, options) {
+        if !options.from.is_empty() {
+            // What lies above the stages to start at has to be there already.
+            let stage = expand::producers(&graph).swap_remove(0);
+            return Err(RunError::NotCached { stage }.into());
+        }
         let listing = RunOptions {
             until: expand::producers(&graph),
             from: Vec::new(),
@@ -195,6 +200,8 @@ pub fn run_file(
         }
     }
     views::check(&graph, workspace, file)?;
+    // A name that means nothing is a mistake, also where what it was to name ran already.
+    select(&graph, &options.force)?;
     let last = RunOptions {
         force: still_forced(&options.force, &graph, &ran),
         ..options.clone()
@@ -235,14 +242,28 @@ pub fn run_file(
     })
 }
 
-/// Whether axes have to be listed before the run that was asked for: not when it stops at stages that are known.
+/// Whether axes have to be listed before the run that was asked for: not when it stops at stages that are known, and not
+/// when it names one that there will never be.
 fn awaits_axes(graph: &Graph, options: &RunOptions) -> bool {
     let is_known = |name: &String| {
         let mut instances = graph.instances.iter();
         instances.any(|instance| instance.name == *name || instance.stage == *name)
     };
+    let is_deferred = |name: &String| {
+        let stage = name.split('[').next().unwrap_or_default();
+        graph
+            .deferred
+            .iter()
+            .any(|deferred| deferred.stage == stage)
+    };
     let stops_before = !options.until.is_empty() && options.until.iter().all(is_known);
-    !graph.awaited.is_empty() && !stops_before
+    let mut named = options
+        .until
+        .iter()
+        .chain(&options.force)
+        .chain(&options.from);
+    let is_mistaken = named.any(|name| !is_known(name) && !is_deferred(name));
+    !graph.awaited.is_empty() && !stops_before && !is_mistaken
 }
 
 /// The stages to execute anyway that are known and have not been executed in this session.
@@ -251,9 +272,6 @@ fn still_forced(
     graph: &Graph,
     ran: &BTreeMap<String, StageRecord>,
 ) -> Vec<String> {
-    if graph.awaited.is_empty() && ran.is_empty() {
-        return force.to_vec(); // An unknown name is a mistake, and said to be one.
-    }
     let wanted = graph.instances.iter().filter(|instance| {
         let is_named = force
             .iter()

@@ -80,7 +80,7 @@ pub(crate) fn check_structure(root: &Node, mistakes: &mut Vec<Diagnostic>) {
         if let Some(params) = table_at(profile, "params", &what, mistakes) {
             for (param, entry) in params {
                 if known_params.is_none_or(|known| !known.contains_key(param)) {
-                    let near = known_params.into_iter().flat_map(|known| known.keys());
+                    let near = known_params.into_iter().flat_map(Table::keys);
                     let message = format!("{what} sets `{param}`, which is not in `[params]`");
                     mistakes.push(
                         Diagnostic::error(code::UNKNOWN_REFERENCE, message, &entry.key, "").help(
@@ -105,7 +105,7 @@ pub(crate) fn check_structure(root: &Node, mistakes: &mut Vec<Diagnostic>) {
             check_keys(&what, table, &STAGE_KEYS, mistakes);
             let is_known = known_stages.is_some_and(|known| known.contains_key(stage));
             if !is_known && !table.contains_key("uses") {
-                let near = known_stages.into_iter().flat_map(|known| known.keys());
+                let near = known_stages.into_iter().flat_map(Table::keys);
                 let message = format!("there is no stage `{stage}` to lay this over");
                 mistakes.push(
                     Diagnostic::error(code::UNKNOWN_STAGE, message, &entry.key, "").help(

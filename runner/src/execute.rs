@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::{
     DeviceChoice, Event, Graph, InputEdge, Instance, OnFailure, Outcome, Part, Watcher, Workspace,
     gpus,
-    history::{RunFolder, RunRecord, StageRecord},
+    history::{RunFolder, RunRecord, StageRecord, host},
     ingredients::{Bound, Seen, SourceError, ingredients, lineage},
     ready::ReadyQueue,
     schedule::{Capacity, Grant, Pool, Wanted, available_memory_bytes, remaining_seconds},
@@ -214,8 +214,8 @@ pub(crate) fn run_within(
     cancel: &Cancel,
 ) -> Result<RunSummary, RunError> {
     let started = Instant::now();
-    let folder = Arc::clone(folder);
-    let mut run = Run::open(graph, workspace, options, folder, Arc::clone(watcher))?;
+    let (shared, watching) = (Arc::clone(folder), Arc::clone(watcher));
+    let mut run = Run::open(graph, workspace, options, shared, watching)?;
     let selected = run
         .nodes
         .iter()
@@ -223,10 +223,18 @@ pub(crate) fn run_within(
         .count();
     run.shared.folder.begin(&run.head())?;
     watcher.event(&Event::Planned { stages: selected });
-    let interrupted = run.execute(options, cancel)?;
+    let executed = run.execute(options, cancel);
     let ingredients = run.take_ingredients();
     run.save_stat_cache();
     let record = run.record(started.elapsed().as_secs_f64());
+    let interrupted = match executed {
+        Ok(interrupted) => interrupted,
+        Err(error) => {
+            // What it did until then is worth knowing; the error is worth more than another one.
+            let _ = folder.finish(&record);
+            return Err(error);
+        }
+    };
     Ok(RunSummary {
         record,
         interrupted,
@@ -446,6 +454,7 @@ impl<'a> Run<'a> {
                 live: Mutex::default(),
                 folder,
                 watcher,
+                host: host(),
             }),
         })
     }
@@ -677,6 +686,12 @@ impl<'a> Run<'a> {
         let shared = Arc::clone(&self.shared);
         let ended = Hall::new(self, &shared, pool, threads, options.keep_going, cancel).run();
         let flushed = shared.store.flush();
+        if let Err(StoreError::NotKept { key, source }) = &flushed {
+            self.unkept(*key, source);
+        }
+        for (key, error) in shared.store.failures() {
+            self.unkept(key, &error);
+        }
         ended?;
         flushed?;
         for index in 0..self.nodes.len() {
@@ -927,6 +942,15 @@ impl<'a> Run<'a> {
             outcome,
             seconds: 0.0,
         });
+    }
+
+    /// Notes that the result of `key` could not be brought to the disk.
+    fn unkept(&mut self, key: StageKey, error: &StoreError) {
+        for node in self.nodes.iter_mut().filter(|node| node.key == Some(key)) {
+            node.state = State::Failed;
+            node.outcome = Outcome::Failed;
+            node.error = Some(format!("its result was not kept: {error}"));
+        }
     }
 
     fn say(&self, stage: &str, level: Level, message: &str) {

@@ -183,7 +183,7 @@ impl Reader<'_> {
             let others = required.iter().filter_map(Value::as_str);
             names.extend(
                 others
-                    .filter(|other| *other != name && !table.contains_key(*other))
+                    .filter(|other| *other != name && !table.contains_key(other))
                     .map(str::to_owned),
             );
         }

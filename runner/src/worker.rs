@@ -13,13 +13,13 @@ use natron_artifacts::{
     Artifact, Cancel, DeviceGrant, Digest, FileContent, Files, Input, Kind, Level, Lineage,
     Manifest, Observer, Progress, StageContext, StageContextParts, StageError,
 };
-use natron_cache::{Execution, Ingredients, StageKey, StatCache, Store, StoreError, clock};
+use natron_cache::{Execution, Ingredients, Lease, StageKey, StatCache, Store, StoreError, clock};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use thiserror::Error;
 
 use crate::{
     Event, Instance, Watcher, Workspace,
-    history::{RunFolder, host},
+    history::RunFolder,
     ingredients::{Bound, Seen, source_digest},
 };
 
@@ -66,6 +66,8 @@ pub(crate) struct Shared {
     pub(crate) live: Mutex<BTreeMap<(Kind, Digest), Artifact>>,
     pub(crate) folder: Arc<RunFolder>,
     pub(crate) watcher: Arc<dyn Watcher>,
+    /// The machine's name.
+    pub(crate) host: String,
 }
 
 /// One execution of one stage.
@@ -115,9 +117,9 @@ pub(crate) enum JobError {
 pub(crate) fn execute(
     shared: &Shared,
     pools: &mut ThreadPools,
-    job: &Job<'_>,
+    job: Job<'_>,
 ) -> Result<Executed, JobError> {
-    let Some(_lease) = shared.store.lease(&job.key, &|| job.cancel.is_set()) else {
+    let Some(lease) = lease(shared, &job) else {
         return Err(StageError::Interrupted.into());
     };
     if job.look_up
@@ -135,10 +137,10 @@ pub(crate) fn execute(
         stage,
         kind: &job.instance.kind,
     });
-    let inputs = inputs(shared, job)?;
+    let inputs = inputs(shared, &job)?;
     let (started, started_unix_ms) = (Instant::now(), clock::unix_ms());
     let log = Arc::new(Mutex::new(Vec::new()));
-    let artifacts = run_stage(shared, pools, job, inputs, &log)?;
+    let artifacts = run_stage(shared, pools, &job, inputs, &log)?;
     let seconds = started.elapsed().as_secs_f64();
     let mut opened = BTreeMap::new();
     let mut sealed = BTreeMap::new();
@@ -155,19 +157,21 @@ pub(crate) fn execute(
         opened.insert((parts.manifest.kind, parts.manifest.bytes), artifact);
         sealed.insert(port, parts);
     }
-    check_sources(shared, job)?;
+    check_sources(shared, &job)?;
     let execution = Execution {
         seconds,
-        host: host(),
+        host: shared.host.clone(),
         runner_version: env!("CARGO_PKG_VERSION").to_owned(),
         started_unix_ms,
         metrics,
         ..Execution::default()
     };
     let log = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
-    let committed = shared
-        .store
-        .commit(job.ingredients.clone(), &sealed, execution, &log)?;
+    // Others wait for the lease until the result is on the disk; who needs it in this run does not.
+    let committed =
+        shared
+            .store
+            .commit_later(job.ingredients, &sealed, execution, &log, Vec::new(), lease)?;
     let outputs = committed.record.outputs.clone();
     if committed.contradicts.is_some() {
         let message = "not reproducible: an earlier execution with the same key gave other outputs";
@@ -181,12 +185,32 @@ pub(crate) fn execute(
     let mut live = shared.live.lock().unwrap_or_else(PoisonError::into_inner);
     live.extend(opened);
     drop(live);
-    shared.store.remove_checkpoints(&job.key)?;
     Ok(Executed {
         outputs,
         seconds,
         hit: false,
     })
+}
+
+/// The right to compute the job's key; nothing when the job was stopped first. Says whom it waits for.
+fn lease(shared: &Shared, job: &Job<'_>) -> Option<Lease> {
+    let stage = &job.instance.name;
+    let mut tell = |holder: Option<u32>| {
+        let who = match holder {
+            Some(pid) if pid != std::process::id() => format!("process {pid}"),
+            _ => "another stage".to_owned(),
+        };
+        let message = format!("waits for {who}, which computes the same");
+        shared.folder.log(stage, &message);
+        shared.watcher.event(&Event::Log {
+            stage,
+            level: Level::Warning,
+            message: &message,
+        });
+    };
+    let is_cancelled = || job.cancel.is_set();
+    let store = &shared.store;
+    store.lease_telling(&job.key, &is_cancelled, &mut tell)
 }
 
 fn run_stage(

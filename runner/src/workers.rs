@@ -147,7 +147,7 @@ impl<'h, 'a> Hall<'h, 'a> {
                 }
                 drop(floor);
                 let executed =
-                    catch_unwind(AssertUnwindSafe(|| execute(self.shared, &mut pools, &job)));
+                    catch_unwind(AssertUnwindSafe(|| execute(self.shared, &mut pools, job)));
                 let result = executed.unwrap_or_else(|panic| {
                     let message = panic_message(&*panic);
                     Err(JobError::Stage(StageError::Panic { message }))

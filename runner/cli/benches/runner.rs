@@ -142,16 +142,16 @@ fn noop(folder: &Path, options: &Options, tools: &Tools, table: &mut Table) -> R
         let folder = folder.join(format!("noop-{size}"));
         Shape::Chains.generate(&folder, size)?;
         say(&format!("{size} stages: a first run"));
-        tools.natron(&folder).ran()?;
+        Tools::natron(&folder).ran()?;
         for peer in &tools.peers {
             peer.command(&folder).ran()?;
         }
         // What was written just now is read again once.
         std::thread::sleep(std::time::Duration::from_millis(100));
-        tools.natron(&folder).ran()?;
+        Tools::natron(&folder).ran()?;
         let row = table.row(&format!("nothing to do, {size} stages"), "ms", target);
         row.measure("natron", REPEATS, || {
-            Ok(tools.natron(&folder).ran()?.seconds * 1e3)
+            Ok(Tools::natron(&folder).ran()?.seconds * 1e3)
         })?;
         for peer in &tools.peers {
             row.measure(peer.name, REPEATS, || {
@@ -165,7 +165,7 @@ fn noop(folder: &Path, options: &Options, tools: &Tools, table: &mut Table) -> R
         };
         let row = table.row(&format!("peak memory, {size} stages"), "MB", target);
         row.measure("natron", 1, || {
-            Ok(tools.natron(&folder).ran()?.peak_bytes / 1e6)
+            Ok(Tools::natron(&folder).ran()?.peak_bytes / 1e6)
         })?;
         for peer in &tools.peers {
             row.measure(peer.name, 1, || {
@@ -189,7 +189,7 @@ fn cold(folder: &Path, tools: &Tools, table: &mut Table) -> Result<()> {
         for _ in 0..COLD_REPEATS {
             let _ = fs::remove_dir_all(folder.join(".natron"));
             row.measure("natron", 1, || {
-                Ok(tools.natron(&folder).ran()?.seconds * 1e3)
+                Ok(Tools::natron(&folder).ran()?.seconds * 1e3)
             })?;
             for peer in &tools.peers {
                 for entry in fs::read_dir(folder.join("out"))? {
@@ -211,9 +211,8 @@ fn cold(folder: &Path, tools: &Tools, table: &mut Table) -> Result<()> {
 /// One parameter among 1,000 stages is another.
 fn change(folder: &Path, table: &mut Table) -> Result<()> {
     let folder = folder.join("change");
-    let tools = Tools::find();
     Shape::Fan.generate(&folder, 1_000)?;
-    tools.natron(&folder).ran()?;
+    Tools::natron(&folder).ran()?;
     let path = folder.join("pipelines/p.toml");
     let text = fs::read_to_string(&path)?;
     let row = table.row(
@@ -229,7 +228,7 @@ fn change(folder: &Path, table: &mut Table) -> Result<()> {
         let text = fs::read_to_string(alone.join("pipelines/p.toml"))?;
         let changed = text.replace("echo 0", &format!("echo 0{i}"));
         fs::write(alone.join("pipelines/p.toml"), changed)?;
-        baseline.push(tools.natron(&alone).ran()?.seconds * 1e3);
+        baseline.push(Tools::natron(&alone).ran()?.seconds * 1e3);
         fs::write(alone.join("pipelines/p.toml"), text)?;
     }
     let baseline = median(&mut baseline);
@@ -237,7 +236,7 @@ fn change(folder: &Path, table: &mut Table) -> Result<()> {
         let changed = text.replace("echo 500 >>", &format!("echo 500{i}x >>"));
         fs::write(&path, changed)?;
         row.measure("natron", 1, || {
-            Ok(tools.natron(&folder).ran()?.seconds * 1e3 - baseline)
+            Ok(Tools::natron(&folder).ran()?.seconds * 1e3 - baseline)
         })?;
     }
     Ok(())
@@ -246,7 +245,6 @@ fn change(folder: &Path, table: &mut Table) -> Result<()> {
 /// Fifty results are in the cache and not in the workspace.
 fn restore(folder: &Path, table: &mut Table) -> Result<()> {
     let folder = folder.join("restore");
-    let tools = Tools::find();
     Shape::Chain.generate(&folder, 50)?;
     let path = folder.join("pipelines/p.toml");
     let mut text = fs::read_to_string(&path)?;
@@ -257,12 +255,12 @@ fn restore(folder: &Path, table: &mut Table) -> Result<()> {
         );
     }
     fs::write(&path, text)?;
-    tools.natron(&folder).ran()?;
+    Tools::natron(&folder).ran()?;
     let row = table.row("50 results restored", "ms", Some(20.0));
     for _ in 0..REPEATS {
         fs::remove_dir_all(folder.join("shown"))?;
         row.measure("natron", 1, || {
-            Ok(tools.natron(&folder).ran()?.seconds * 1e3)
+            Ok(Tools::natron(&folder).ran()?.seconds * 1e3)
         })?;
         let n = fs::read_dir(folder.join("shown"))?.count();
         if n != 50 {
@@ -291,7 +289,7 @@ impl Stage for Next {
 
     fn run(&self, context: &mut StageContext) -> std::result::Result<(), StageError> {
         let mut metrics = Metrics::new();
-        metrics.set("x", self.add)?;
+        metrics.set("x", self.add).map_err(StageError::data)?;
         context.write("x", Artifact::from(metrics))
     }
 }
@@ -438,7 +436,7 @@ impl Tools {
         }
     }
 
-    fn natron(&self, folder: &Path) -> Measured {
+    fn natron(folder: &Path) -> Measured {
         let program = env!("CARGO_BIN_EXE_natron");
         Measured::new(folder, program, &["run", "pipelines/p.toml"])
     }
@@ -480,15 +478,11 @@ impl Measured {
             return Err(format!("{:?} ended with {}", self.command, output.status).into());
         }
         let text = String::from_utf8(output.stdout)?;
-        let mut numbers = text.split_whitespace().map(str::parse);
-        let mut next = || numbers.next().ok_or("no figures")?.map_err(Box::from);
-        let figures: std::result::Result<_, Box<dyn std::error::Error>> = (|| {
-            Ok(Figures {
-                seconds: next()?,
-                peak_bytes: next()?,
-            })
-        })();
-        figures
+        let (seconds, peak_bytes) = text.trim().split_once(' ').ok_or("no figures")?;
+        Ok(Figures {
+            seconds: seconds.parse()?,
+            peak_bytes: peak_bytes.parse()?,
+        })
     }
 }
 

@@ -580,7 +580,7 @@ impl Maker<'_> {
         let keys = ["file", "from", "columns", "window"];
         check_keys(&format!("input `{port}`"), table, &keys, self.mistakes);
         let Some(entry) = table.get("file") else {
-            if table.is_empty() || keys.iter().any(|key| table.contains_key(*key)) {
+            if table.is_empty() || keys.iter().any(|key| table.contains_key(key)) {
                 let message = format!("input `{port}` names neither a stage nor a file");
                 self.mistakes.push(
                     node.mistake(code::BAD_INPUT, message, "")

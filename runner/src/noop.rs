@@ -81,6 +81,9 @@ pub(crate) fn invocation(file: &Path, options: &LoadOptions, registry: &Registry
                 .unwrap_or_default()
                 .as_encoded_bytes(),
         );
+    // Where there are none, stages with `gpu = "auto"` have other keys.
+    let gpus = crate::gpus::found().len() as u64;
+    hasher = hasher.part(&gpus.to_le_bytes());
     for set in &options.sets {
         hasher = hasher.part(set.as_bytes());
     }

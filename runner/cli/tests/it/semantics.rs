@@ -665,7 +665,7 @@ fn samples_and_ten_thousand_instances_are_checked_quickly() {
     let start = Instant::now();
     let checked = workspace.natron(&["check"]).expect(0);
     assert!(
-        checked.stderr.contains("9800 stages (s0 4900, s1 4900)"),
+        checked.stderr.contains("9,800 stages (s0 4900, s1 4900)"),
         "{}",
         checked.stderr
     );

@@ -17,6 +17,7 @@ use crate::{
     Durability, EntryKind, Ingredients, StageKey, Storage, StorageFile, StorageReader, StoreError,
     frame::{self, Directory, Header, Place},
     index::{Index, ObjectPlace, RecordPlace},
+    mutants,
     writer::Writer,
 };
 
@@ -164,6 +165,8 @@ pub struct DamagedRecord {
     pub segment: PathBuf,
     /// Where in it, in bytes.
     pub offset: u64,
+    /// How long the damaged part is, in bytes.
+    pub length: u64,
     /// The record's key, if that much can be read.
     pub key: Option<StageKey>,
     /// What is wrong.
@@ -290,26 +293,71 @@ impl Actions {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Damaged`]; the object counts as missing from then on.
+    /// [`StoreError::Damaged`] if all copies are; the object counts as missing from then on.
     pub(crate) fn object(&self, digest: &Digest) -> Option<Result<Bytes, StoreError>> {
         let place = self.state().index.object(digest)?;
-        Some(self.read_object(digest, &place))
+        Some(self.read_any_copy(digest, &place))
     }
 
-    fn read_object(&self, digest: &Digest, place: &ObjectPlace) -> Result<Bytes, StoreError> {
-        let (name, reader) = self.reader(place.segment)?;
-        match reader.read_at(place.offset, place.size as usize) {
-            Ok(bytes) if Digest::of(&bytes) == *digest => return Ok(Bytes::from(bytes)),
-            Err(error) if !is_damage(&error) => {
-                return Err(StoreError::io("read", &self.directory.join(&*name))(error));
-            }
-            _ => {}
+    fn read_any_copy(&self, digest: &Digest, place: &ObjectPlace) -> Result<Bytes, StoreError> {
+        if let Some(bytes) = self.read_object(digest, place)? {
+            return Ok(bytes);
         }
-        self.state().index.forget_object(place);
+        // Another record may carry it, too. This is slow, but what is damaged is rare.
+        for copy in self.copies(place)? {
+            if let Some(bytes) = self.read_object(digest, &copy)? {
+                self.state().index.replace_object(place, Some(copy));
+                return Ok(bytes);
+            }
+        }
+        self.state().index.replace_object(place, None);
         Err(StoreError::Damaged {
             digest: *digest,
             quarantined: None,
         })
+    }
+
+    /// The bytes at `place`; nothing if they are damaged.
+    fn read_object(
+        &self,
+        digest: &Digest,
+        place: &ObjectPlace,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let (name, reader) = self.reader(place.segment)?;
+        match reader.read_at(place.offset, place.size as usize) {
+            Ok(bytes) if Digest::of(&bytes) == *digest || mutants::is("no_hash_on_read") => {
+                Ok(Some(Bytes::from(bytes)))
+            }
+            Err(error) if !is_damage(&error) => {
+                Err(StoreError::io("read", &self.directory.join(&*name))(error))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Other places of a carried object, as far as segments have been read.
+    fn copies(&self, place: &ObjectPlace) -> Result<Vec<ObjectPlace>, StoreError> {
+        let segments: Vec<_> = {
+            let state = self.state();
+            let scanned = state.segments.iter().map(|segment| segment.scanned);
+            scanned.enumerate().collect()
+        };
+        let mut copies = Vec::new();
+        for (segment, end) in segments {
+            let segment = segment as u32;
+            let (name, reader) = self.reader(segment)?;
+            scan(&*reader, &name, 0, end, &mut |header, offset| {
+                let carried = ObjectPlace::of(&header, segment, offset);
+                copies.extend(carried.filter(|other| other.is_copy_of(place)));
+            })
+            .map_err(StoreError::io("read", &self.directory.join(&*name)))?;
+        }
+        Ok(copies)
+    }
+
+    /// When the latest record of `key` was committed, or disowned.
+    pub(crate) fn newest_ms(&self, key: &StageKey) -> Option<u64> {
+        self.state().index.newest_ms(key)
     }
 
     /// The sound header of a record and the frame's first `length` bytes; nothing, and the record forgotten, if it is damaged.
@@ -424,15 +472,18 @@ impl Actions {
         };
         let (bytes, headers) = frame::group(frames, &place);
         // After an error the segment is left as it is: its end is in doubt, and the next record starts a new one.
-        current
-            .file
-            .write_all(&bytes)
-            .map_err(StoreError::io("append to", &path))?;
-        if self.durability == Durability::Full {
-            current
-                .file
-                .sync()
-                .map_err(StoreError::io("flush", &path))?;
+        if let Err(error) = current.file.write_all(&bytes) {
+            if mutants::is("append_after_error") {
+                *segment = Some(current);
+            }
+            return Err(StoreError::io("append to", &path)(error));
+        }
+        if self.durability == Durability::Full && !mutants::is("no_flush_of_files") {
+            let mut flushed = current.file.sync();
+            if mutants::is("flush_again") && flushed.is_err() {
+                flushed = current.file.sync();
+            }
+            flushed.map_err(StoreError::io("flush", &path))?;
         }
         let mut state = self.state();
         let number = state.number(&current.name);
@@ -462,7 +513,7 @@ impl Actions {
     ) -> Result<(), StoreError> {
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let (segment, made) = &mut *own;
-        let (old, mut places): (Vec<Arc<str>>, Vec<RecordPlace>) = {
+        let (old, mut places, disowned): (Vec<Arc<str>>, Vec<RecordPlace>, Vec<_>) = {
             let state = self.state();
             let goes = |segment: &Segment| keep.is_some() || segment.scanned < LARGE_SEGMENT_BYTES;
             let places = state.index.records().filter(|place| {
@@ -473,6 +524,12 @@ impl Actions {
             (
                 names.map(|segment| Arc::clone(&segment.name)).collect(),
                 places.copied().collect(),
+                // What they disown may lie in a segment that stays.
+                if keep.is_none() {
+                    state.index.disowned().collect()
+                } else {
+                    Vec::new()
+                },
             )
         };
         // In the order in which they lie, so that each segment is read from front to back.
@@ -480,7 +537,7 @@ impl Actions {
         let temporary = writer.fresh_path();
         let name = format!("{}.{made}.seg", writer.name);
         *made += 1;
-        let written = self.write_compacted(&temporary, &name, &places);
+        let written = self.write_compacted(&temporary, &name, &places, &disowned);
         if written.is_err() {
             let _ = self.storage.remove(&temporary);
         }
@@ -511,22 +568,35 @@ impl Actions {
         temporary: &Path,
         name: &str,
         places: &[RecordPlace],
+        disowned: &[(StageKey, u64)],
     ) -> Result<(), StoreError> {
         let mut file = self
             .storage
             .create(temporary)
             .map_err(StoreError::io("create", temporary))?;
         let mut offset = 0;
-        let mut frames = Vec::new();
+        let tombstones = disowned.iter().map(|(key, committed_ms)| {
+            let mut frame = frame::tombstone(key);
+            frame::date(&mut frame, committed_ms + 1);
+            frame
+        });
+        let mut frames: Vec<Vec<u8>> = tombstones.collect();
         let mut bytes = 0;
-        for (i, place) in places.iter().enumerate() {
-            // A damaged record is dropped here: it is not one any more.
-            if let Some((_, frame)) = self.read_record(place, place.length)? {
-                bytes += frame.len();
-                frames.push(frame);
+        for i in 0..=places.len() {
+            if let Some(place) = places.get(i)
+                && let Some((header, frame)) = self.read_record(place, place.length)?
+            {
+                if is_sound(&header, &frame) {
+                    bytes += frame.len();
+                    frames.push(frame);
+                } else {
+                    // It is a miss already, and is kept aside for whoever wants to know why.
+                    let segment = self.name_of(place.segment);
+                    self.put_aside(&segment, place.offset, u64::from(place.length));
+                }
             }
             let is_full = frames.len() >= GROUP_RECORDS || bytes >= GROUP_BYTES;
-            if (is_full || i + 1 == places.len()) && !frames.is_empty() {
+            if (is_full || i == places.len()) && !frames.is_empty() {
                 let place = Place {
                     segment: name,
                     offset,
@@ -544,6 +614,36 @@ impl Actions {
         Ok(())
     }
 
+    fn name_of(&self, segment: u32) -> Arc<str> {
+        Arc::clone(&self.state().segments[segment as usize].name)
+    }
+
+    /// Keeps a copy of a damaged part of a segment, if that is possible.
+    pub(crate) fn put_aside(&self, segment: &str, offset: u64, length: u64) {
+        let root = self.directory.parent().expect("below the store's root");
+        let target = root.join("quarantine").join(format!("{segment}.{offset}"));
+        let bytes = self
+            .storage
+            .read(&self.directory.join(segment), offset, length);
+        if let Ok(bytes) = bytes
+            && let Ok(mut file) = self.storage.create(&target)
+        {
+            let _ = file.write_all(&bytes);
+        }
+    }
+
+    /// Whether what was found at a place of a segment is the latest record of its key.
+    pub(crate) fn is_latest(&self, damaged: &DamagedRecord) -> bool {
+        let state = self.state();
+        let place = damaged.key.and_then(|key| state.index.record(&key));
+        place.is_some_and(|place| {
+            place.offset == damaged.offset
+                && damaged.segment.file_name().is_some_and(|name| {
+                    name == std::ffi::OsStr::new(&*state.segments[place.segment as usize].name)
+                })
+        })
+    }
+
     /// Reads every segment from front to back and says what in it is damaged.
     pub(crate) fn damage(&self) -> Result<Vec<DamagedRecord>, StoreError> {
         let mut damaged = Vec::new();
@@ -558,10 +658,11 @@ impl Actions {
                 found.push((header, offset));
             })
             .map_err(StoreError::io("read", &path))?;
-            let mut report = |offset, key, reason| {
+            let mut report = |offset, end, key, reason| {
                 damaged.push(DamagedRecord {
                     segment: path.clone(),
                     offset,
+                    length: end - offset,
                     key,
                     reason,
                 });
@@ -569,22 +670,22 @@ impl Actions {
             let mut end = 0;
             for (header, offset) in &found {
                 if *offset > end && !is_directory(&*reader, &name, end, *offset) {
-                    report(end, None, "no record begins here");
+                    report(end, *offset, None, "no record begins here");
                 }
                 end = offset + u64::from(header.length);
                 if let Some(reason) = flaw(&*reader, &name, header, *offset) {
-                    report(*offset, Some(header.key), reason);
+                    report(*offset, end, Some(header.key), reason);
                 }
             }
-            if end < size {
-                report(end, None, "the end was cut off");
+            if end < size && !is_cut_off(&*reader, &name, end, size) {
+                report(end, size, None, "no record begins here");
             }
         }
         Ok(damaged)
     }
 
     fn sync_directory(&self) -> Result<(), StoreError> {
-        if self.durability == Durability::None {
+        if self.durability == Durability::None || mutants::is("no_flush_of_directories") {
             return Ok(());
         }
         self.storage
@@ -641,14 +742,14 @@ impl State {
 
 fn parse_head(header: &Header, bytes: &[u8]) -> Option<Head> {
     let head = bytes.get(header.head_at()..header.ingredients_at())?;
-    if crc32fast::hash(head) != header.head_crc {
+    if crc32fast::hash(head) != header.head_crc && !mutants::is("no_checksum_of_records") {
         return None;
     }
     serde_json::from_slice(head).ok()
 }
 
 fn parse_ingredients(header: &Header, bytes: &[u8]) -> Option<Ingredients> {
-    if crc32fast::hash(bytes) != header.ingredients_crc {
+    if crc32fast::hash(bytes) != header.ingredients_crc && !mutants::is("no_checksum_of_records") {
         return None;
     }
     let ingredients: Ingredients = serde_json::from_slice(bytes).ok()?;
@@ -669,6 +770,31 @@ fn is_directory(reader: &dyn StorageReader, name: &str, from: u64, to: u64) -> b
     })
 }
 
+/// Whether what is left from `from` to `end` is the beginning of a group, as a writer leaves it that is killed: that is no damage.
+fn is_cut_off(reader: &dyn StorageReader, name: &str, from: u64, end: u64) -> bool {
+    let Ok(bytes) = reader.read_at(from, (end - from) as usize) else {
+        return false;
+    };
+    let place = Place {
+        segment: name,
+        offset: from,
+    };
+    // A loss of power may leave room without content.
+    if bytes.iter().all(|byte| *byte == 0) || bytes.len() < frame::HEADER {
+        return true;
+    }
+    if let Some(directory) = Directory::peek(&bytes) {
+        return directory.length > bytes.len()
+            || (directory.parse(&bytes, &place).is_some()
+                && directory.length as u64 + directory.records > end - from);
+    }
+    Header::end(&bytes).is_some_and(|length| {
+        length > bytes.len()
+            || Header::parse(&bytes, &place)
+                .is_some_and(|header| u64::from(header.length) > end - from)
+    })
+}
+
 /// What is wrong with a record whose header is sound.
 fn flaw(
     reader: &dyn StorageReader,
@@ -686,22 +812,34 @@ fn flaw(
     if bytes.len() != header.length as usize || Header::parse(&bytes, &place).is_none() {
         return Some("its header is damaged");
     }
-    if parse_head(header, &bytes).is_none() {
-        return Some("its outputs are damaged");
+    if is_sound(header, &bytes) {
+        return None;
     }
-    let ingredients = &bytes[header.ingredients_at()..header.objects_at()];
-    if parse_ingredients(header, ingredients).is_none() {
-        return Some("its ingredients are damaged");
-    }
+    Some(if parse_head(header, &bytes).is_none() {
+        "its outputs are damaged"
+    } else if carried_are_sound(header, &bytes) {
+        "its ingredients are damaged"
+    } else {
+        "an object that it carries is damaged"
+    })
+}
+
+/// Whether all of a frame with a sound header is what was written.
+fn is_sound(header: &Header, frame: &[u8]) -> bool {
+    let ingredients = &frame[header.ingredients_at()..header.objects_at()];
+    header.is_tombstone()
+        || (parse_head(header, frame).is_some()
+            && parse_ingredients(header, ingredients).is_some()
+            && carried_are_sound(header, frame))
+}
+
+fn carried_are_sound(header: &Header, frame: &[u8]) -> bool {
     let mut at = header.objects_at();
-    for (prefix, size) in &header.table {
-        let object = &bytes[at..at + *size as usize];
+    header.table.iter().all(|(prefix, size)| {
+        let object = &frame[at..at + *size as usize];
         at += object.len();
-        if frame::prefix(&Digest::of(object)) != *prefix {
-            return Some("an object that it carries is damaged");
-        }
-    }
-    None
+        frame::prefix(&Digest::of(object)) == *prefix
+    })
 }
 
 /// A bad sector is damage; other refusals may pass.

@@ -12,7 +12,7 @@ use std::{
 
 use natron_artifacts::Digest;
 
-use crate::{Entry, EntryKind, StageKey, Store, StoreError, clock, frame, store::remove_any};
+use crate::{Entry, StageKey, Store, StoreError, clock, frame, mutants, store::remove_any};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -85,7 +85,7 @@ pub fn plan(store: &Store, roots: &Roots, policy: &Policy) -> Result<Plan, Store
     store.refresh()?;
     let now = clock::unix_ms();
     let is_old = |at: u64, grace: Duration| u128::from(now.saturating_sub(at)) >= grace.as_millis();
-    let objects = list_objects(store)?;
+    let objects = store.list_objects()?;
 
     let candidates = candidates(store, roots);
     let records_bytes: u64 = candidates.iter().map(|candidate| candidate.length).sum();
@@ -247,7 +247,7 @@ fn candidates(store: &Store, roots: &Roots) -> Vec<Candidate> {
             .partition(|digest| carried.contains(&frame::prefix(digest)));
         candidates.push(Candidate {
             committed_ms: listed.committed_ms,
-            is_rooted: roots.keys.contains(&key)
+            is_rooted: roots.keys.contains(&key) && !mutants::is("collect_what_has_a_root")
                 || store.is_leased(&key)
                 || !carried.is_disjoint(&roots.objects),
             objects,
@@ -268,21 +268,6 @@ fn list(store: &Store, directory: &str) -> Result<Vec<Entry>, StoreError> {
     let path = store.root().join(directory);
     let entries = store.storage().list(&path);
     entries.map_err(StoreError::io("list", &path))
-}
-
-fn list_objects(store: &Store) -> Result<BTreeMap<Digest, Entry>, StoreError> {
-    let mut objects = BTreeMap::new();
-    for shard in list(store, "cas")? {
-        if shard.kind != EntryKind::Directory {
-            continue;
-        }
-        for entry in list(store, &format!("cas/{}", shard.name))? {
-            if let Ok(digest) = format!("{}{}", shard.name, entry.name).parse() {
-                objects.insert(digest, entry);
-            }
-        }
-    }
-    Ok(objects)
 }
 
 fn old_checkpoints(

@@ -15,7 +15,7 @@ pub(crate) struct RecordPlace {
     /// Number of the segment.
     pub(crate) segment: u32,
     pub(crate) offset: u64,
-    /// Length of the frame; 0 when the record turned out to be damaged.
+    /// Length of the frame; 0 when the record is disowned or turned out to be damaged.
     pub(crate) length: u32,
     /// Where in the frame the head and the ingredients begin, and where these end.
     pub(crate) head: u32,
@@ -45,6 +45,33 @@ pub(crate) struct Index {
     by_prefix: Slots,
 }
 
+impl ObjectPlace {
+    /// The objects that a frame at `offset` carries.
+    pub(crate) fn of(
+        header: &Header,
+        segment: u32,
+        mut offset: u64,
+    ) -> impl Iterator<Item = Self> + '_ {
+        offset += header.objects_at() as u64;
+        header.table.iter().map(move |(prefix, size)| {
+            let place = Self {
+                prefix: *prefix,
+                segment,
+                offset,
+                size: *size,
+            };
+            offset += u64::from(*size);
+            place
+        })
+    }
+
+    /// Whether it is a copy of the object at another place.
+    pub(crate) fn is_copy_of(&self, other: &Self) -> bool {
+        (self.prefix, self.size) == (other.prefix, other.size)
+            && (self.segment, self.offset) != (other.segment, other.offset)
+    }
+}
+
 impl Index {
     /// The latest record of `key`.
     pub(crate) fn record(&self, key: &StageKey) -> Option<RecordPlace> {
@@ -57,9 +84,24 @@ impl Index {
             .filter(|place| place.length > 0)
     }
 
+    /// When the latest record of `key` was committed, or disowned.
+    pub(crate) fn newest_ms(&self, key: &StageKey) -> Option<u64> {
+        let digest = key.digest();
+        let found = self
+            .by_key
+            .find(hash(digest.as_bytes()), |i| self.records[i].key == *key);
+        found.map(|i| self.records[i].committed_ms)
+    }
+
     /// All latest records.
     pub(crate) fn records(&self) -> impl Iterator<Item = &RecordPlace> {
         self.records.iter().filter(|place| place.length > 0)
+    }
+
+    /// All keys whose latest record is disowned or damaged, and when it was committed.
+    pub(crate) fn disowned(&self) -> impl Iterator<Item = (StageKey, u64)> {
+        let gone = self.records.iter().filter(|place| place.length == 0);
+        gone.map(|place| (place.key, place.committed_ms))
     }
 
     /// Where a carried object lies.
@@ -86,7 +128,11 @@ impl Index {
             committed_ms: header.committed_ms,
             segment,
             offset,
-            length: header.length,
+            length: if header.is_tombstone() {
+                0
+            } else {
+                header.length
+            },
             head: header.head_at() as u32,
             ingredients: header.ingredients_at() as u32,
             objects: header.objects_at() as u32,
@@ -98,8 +144,7 @@ impl Index {
             .find(hash(bytes.as_bytes()), |i| records[i].key == place.key);
         if let Some(i) = found {
             let there = &mut self.records[i];
-            if there.length == 0
-                || there.committed_ms < place.committed_ms
+            if there.committed_ms < place.committed_ms
                 || (there.committed_ms == place.committed_ms && is_later(there))
             {
                 *there = place;
@@ -111,21 +156,13 @@ impl Index {
                 hash(records[i].key.digest().as_bytes())
             });
         }
-        let mut at = offset + header.objects_at() as u64;
-        for (prefix, size) in &header.table {
-            let place = ObjectPlace {
-                prefix: *prefix,
-                segment,
-                offset: at,
-                size: *size,
-            };
-            at += u64::from(*size);
+        for place in ObjectPlace::of(header, segment, offset) {
             let objects = &self.objects;
             let found = self
                 .by_prefix
-                .find(hash(prefix), |i| objects[i].prefix == *prefix);
+                .find(hash(&place.prefix), |i| objects[i].prefix == place.prefix);
             if let Some(i) = found {
-                // The same content: any place will do, but an older one may have been found damaged.
+                // The same content: any place will do.
                 self.objects[i] = place;
             } else {
                 self.objects.push(place);
@@ -148,14 +185,17 @@ impl Index {
         }
     }
 
-    /// Forgets a carried object that is damaged, unless another has taken its place.
-    pub(crate) fn forget_object(&mut self, damaged: &ObjectPlace) {
+    /// Forgets a carried object that is damaged, unless another has taken its place; `copy` is one that is not damaged.
+    pub(crate) fn replace_object(&mut self, damaged: &ObjectPlace, copy: Option<ObjectPlace>) {
         let objects = &self.objects;
         let found = self
             .by_prefix
             .find(hash(&damaged.prefix), |i| objects[i] == *damaged);
         if let Some(i) = found {
-            self.objects[i].size = GONE;
+            self.objects[i] = copy.unwrap_or(ObjectPlace {
+                size: GONE,
+                ..*damaged
+            });
         }
     }
 }
@@ -264,11 +304,12 @@ mod tests {
         assert_eq!(latest.offset, 600);
 
         index.forget_record(&latest);
-        index.forget_object(&index.object(&digest).unwrap());
+        index.replace_object(&index.object(&digest).unwrap(), None);
         assert_eq!(index.record(&key), None);
         assert_eq!(index.object(&digest), None);
-        index.insert(&header(1, 3), 0, 300, |_| false);
-        assert_eq!(index.record(&key).unwrap().offset, 300);
+        assert_eq!(index.newest_ms(&key), Some(5));
+        index.insert(&header(1, 6), 0, 700, |_| false);
+        assert_eq!(index.record(&key).unwrap().offset, 700);
         assert!(index.object(&digest).is_some());
     }
 }

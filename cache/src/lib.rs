@@ -34,6 +34,7 @@
 
 pub mod clock;
 pub mod collect;
+pub mod health;
 pub mod recording;
 
 mod actions;
@@ -42,6 +43,7 @@ mod frame;
 mod index;
 mod key;
 mod lease;
+mod mutants;
 mod objects;
 mod stat_cache;
 mod storage;
@@ -53,6 +55,8 @@ pub use actions::{Accepted, DamagedRecord, Execution, Hit, Record};
 pub use key::{ColumnIngredient, Difference, Ingredients, InputIngredient, StageKey, diff};
 pub use lease::Lease;
 pub use stat_cache::{FileStat, StatCache, StatError};
-pub use storage::{Disk, Durability, Entry, EntryKind, Storage, StorageFile, StorageReader};
+pub use storage::{
+    Disk, Durability, Entry, EntryKind, Storage, StorageFile, StorageReader, read_regular,
+};
 pub use store::{Committed, Scratch, Store, Workspace, layout_root};
 pub use store_error::StoreError;

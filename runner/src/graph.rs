@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use natron_artifacts::{Digest, Hasher, ParsedStage, Registry, Resources, Signature};
+use natron_artifacts::{Digest, Hasher, Limits, ParsedStage, Registry, Resources, Signature};
 use petgraph::graph::DiGraph;
 use serde_json::Value;
 
@@ -224,6 +224,10 @@ pub struct Instance {
     pub memory_growth: f64,
     /// How long it may take.
     pub timeout: Option<Duration>,
+    /// Whether it runs in a process of its own.
+    pub isolated: bool,
+    /// What its process may take.
+    pub limits: Limits,
     /// What a failure does to the rest.
     pub on_failure: OnFailure,
     /// Part of the key, to disown a family of results.

@@ -18,7 +18,7 @@ use std::{
 };
 
 use natron_artifacts::{Digest, Hasher, Registry};
-use natron_cache::{FileStat, InputIngredient, StatCache};
+use natron_cache::{FileStat, InputIngredient, StatCache, read_regular};
 use nix::{fcntl::AtFlags, sys::stat::fstatat};
 
 use crate::{
@@ -96,7 +96,7 @@ pub(crate) fn invocation(file: &Path, options: &LoadOptions, registry: &Registry
 /// The run whose results still hold, if that can be seen at a glance.
 pub(crate) fn unchanged(workspace: &Workspace, invocation: &Digest) -> Option<Unchanged> {
     let path = path(workspace, invocation);
-    let mut memory = Memory::decode(&fs::read(&path).ok()?)?;
+    let mut memory = Memory::decode(&read_regular(&path).ok()?)?;
     if memory.invocation != *invocation || memory.store != glances(workspace) {
         return None;
     }

@@ -188,6 +188,21 @@ fn stage_properties() -> Map<String, Value> {
             "description": "How long it may take: seconds, or text as `1h30m`.",
             "type": ["integer", "string"]
         },
+        "isolation": {
+            "description": "`process`: it runs in a process of its own, whose crash is an ordinary failure.",
+            "enum": ["none", "process"],
+            "default": "none"
+        },
+        "limits": {
+            "description": "What its process may take; a stage with limits has a process of its own.",
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "memory": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]},
+                "processes": {"type": "integer", "minimum": 1},
+                "cpu_seconds": {"type": "integer", "minimum": 1}
+            }
+        },
         "when": {
             "description": "Whether there is an instance at all: a boolean, or a condition as `${matrix.model} == 'gru' and ${matrix.layers} > 1`.",
             "anyOf": [{"type": "boolean"}, {"type": "string"}]

@@ -434,7 +434,8 @@ fn show_views(
     }
     let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), false);
     let mut written = Written::read(workspace);
-    let mut store = None;
+    let mut is_changed = false;
+    let mut outdated = Vec::new();
     for instance in &graph.instances {
         let Some(stage) = summary.record.stage(&instance.name) else {
             continue;
@@ -445,12 +446,13 @@ fn show_views(
             };
             let mut digest = |path: &Path| stat_cache.digest(path).ok();
             if views::is_current(manifest, path, &mut digest) {
-                written.note(path, stat_cache.digest(path).ok());
+                let found = stat_cache.digest(path).ok();
+                is_changed |= !written.says(path, found);
+                written.note(path, found);
                 continue;
             }
             let found = stat_cache.digest(path).ok();
-            let is_ours = written.knows(path);
-            if path.symlink_metadata().is_ok() && !is_ours {
+            if path.symlink_metadata().is_ok() && !written.knows(path) {
                 let why = "something is there that no run has written; move it away, or name another path";
                 return Err(SessionError::ViewRefused {
                     path: path.clone(),
@@ -469,22 +471,38 @@ fn show_views(
                     message: &message,
                 });
             }
-            let store = match &mut store {
-                Some(store) => store,
-                none => none.insert(
-                    Store::open(workspace.cache(), natron_cache::Durability::default())
-                        .map_err(RunError::from)?,
-                ),
-            };
+            outdated.push((manifest, path));
+        }
+    }
+    if !outdated.is_empty() {
+        // A run that is killed here leaves views that are half written; the next one must know them for ours.
+        for (_, path) in &outdated {
+            written.announce(path);
+        }
+        written.save(workspace).map_err(RunError::State)?;
+        is_changed = true;
+        let store = Store::open(workspace.cache(), natron_cache::Durability::default())
+            .map_err(RunError::from)?;
+        for (manifest, path) in outdated {
             let artifact = store.open_artifact(manifest).map_err(RunError::from)?;
             views::write_view(manifest, &artifact, path).map_err(|source| SessionError::View {
                 path: path.clone(),
                 source,
             })?;
+            // A disk may say that it has written and not have done so; nobody would look again.
+            if !views::is_current(manifest, path, &mut |path| stat_cache.digest(path).ok()) {
+                let source = std::io::Error::other("what is there is not what was written");
+                return Err(SessionError::View {
+                    path: path.clone(),
+                    source,
+                });
+            }
             written.note(path, stat_cache.digest(path).ok());
         }
     }
-    written.save(workspace).map_err(RunError::State)?;
+    if is_changed {
+        written.save(workspace).map_err(RunError::State)?;
+    }
     // What is lost is read again next time.
     let _ = stat_cache.save();
     Ok(())

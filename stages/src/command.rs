@@ -7,29 +7,29 @@
 //! content is part of the key, so the key needs its path; and a program that is not there should stop a run before it
 //! starts.
 
-mod child;
-mod lines;
-mod messages;
+mod checkpoints;
+pub(crate) mod messages;
 mod sandbox;
 mod template;
 
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs::{self, File},
-    io::Read,
+    fs,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use natron_artifacts::{
-    Cancel, Column, ColumnType, Kind, Level, PortSchema, Schemas, Signature, Stage, StageContext,
+    Column, ColumnType, Kind, Level, PortSchema, Schemas, Signature, Stage, StageContext,
     StageError,
 };
+use natron_process::{End, Limits, ProcessError, Program};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use child::{Child, End};
+use checkpoints::Checkpoints;
 use messages::Messages;
 use sandbox::Sandbox;
 use template::{Reference, Template};
@@ -118,12 +118,12 @@ pub(crate) struct DeclaredColumn {
 /// `{"metric": {"name": "loss", "step": 10, "value": 0.5}}`, `{"log": "text"}` and `{"warning": "text"}`. A line that is
 /// none of these is a warning. What the program writes on standard output and standard error is its log.
 ///
-/// **End.** Exit status 0, and every declared output is there and is what it says: success. Anything else: the stage
-/// fails and nothing is kept. To stop it early it gets SIGTERM and 5 seconds later SIGKILL, with all processes that it
+/// **End.** Exit status 0, every declared output is there and is what it says, and the inputs are as they were: success.
+/// Anything else: the stage fails and nothing is kept. To stop it early it gets SIGTERM and 5 seconds later SIGKILL, with all processes that it
 /// started. Processes that outlive it are killed.
 ///
-/// **Environment.** Of the caller's only `PATH`, `HOME` and what `pass_environment` names; besides, `TMPDIR` is a private
-/// folder, `LANG=C.UTF-8`, `TZ=UTC`, `PYTHONHASHSEED=0`, `CUDA_VISIBLE_DEVICES` lists the granted GPUs or is empty, and
+/// **Environment.** Of the caller's only `PATH`, `HOME` and what `pass_environment` names; besides, `TMPDIR` is the folder
+/// it runs in, `LANG=C.UTF-8`, `TZ=UTC`, `PYTHONHASHSEED=0`, `CUDA_VISIBLE_DEVICES` lists the granted GPUs or is empty, and
 /// `OMP_NUM_THREADS` and its like hold the share of threads. `environment` has the last word.
 ///
 /// **Key.** The arguments as written, the content of the program, `sources` and inputs, `outputs`, `environment`,
@@ -242,6 +242,7 @@ impl Stage for Command {
         self.check_arguments(inputs)?;
         let mut signature = Signature {
             open_inputs: true,
+            own_process: true,
             environment: self.environment.clone(),
             ..Signature::new()
         };
@@ -264,7 +265,7 @@ impl Stage for Command {
     }
 
     fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
-        let sandbox = Sandbox::new(context.scratch()?)?;
+        let mut sandbox = Sandbox::new(context.scratch_parent())?;
         for path in &self.sources {
             let path = sandbox::source_path(path).map_err(StageError::data)?;
             sandbox.copy_source(context.source_path(&source_name(&path))?, &path)?;
@@ -287,25 +288,39 @@ impl Stage for Command {
                 )
             })
             .collect();
-        let request = sandbox.write_request(&self.request(context, &inputs, &outputs)?)?;
+        let checkpoints = Checkpoints::open(context)?;
+        sandbox.write_request(&self.request(context, &inputs, &outputs, &checkpoints))?;
 
-        let program = if self.program_in_key {
+        let path = if self.program_in_key {
             context.source_path(PROGRAM)?.to_owned()
         } else {
             self.program(context.workspace())?
         };
-        let program = std::path::absolute(&program)
-            .map_err(|e| StageError::io(format!("cannot find `{}`", program.display()), e))?;
-        let arguments = self.arguments(context, &inputs, &outputs)?;
-        let environment = self.child_environment(context, &sandbox);
+        let path = std::path::absolute(&path)
+            .map_err(|e| StageError::io(format!("cannot find `{}`", path.display()), e))?;
+        let arguments = self.arguments(context, &inputs, &outputs, &checkpoints);
+        let limits = context.limits();
         self.execute(
             context,
-            &sandbox,
-            &program,
-            &arguments,
-            &environment,
-            request,
+            &Program {
+                path,
+                arguments: arguments.into_iter().map(OsString::from).collect(),
+                environment: self.child_environment(context, &sandbox),
+                directory: sandbox.root().to_owned(),
+                input: Some(sandbox::REQUEST.into()),
+                limits: Limits {
+                    memory_bytes: limits.memory_bytes,
+                    processes: limits.processes,
+                    cpu_seconds: limits.cpu_seconds,
+                    timeout: None,
+                },
+            },
         )?;
+        if let Some(damage) = sandbox.damage() {
+            let name = &self.run[0];
+            return Err(StageError::data(format!("`{name}` {damage}"))
+                .with_help("let it work on a copy: the folder it runs in is its own"));
+        }
 
         for (port, &kind) in &self.outputs {
             let columns = self.columns.get(port).map(Vec::as_slice);
@@ -453,12 +468,7 @@ impl Command {
         let path = declared
             .or_else(|| std::env::var_os("PATH"))
             .unwrap_or_default();
-        // A relative folder on `PATH` would mean something else in the sandbox.
-        let found = std::env::split_paths(&path)
-            .filter(|folder| folder.is_absolute())
-            .map(|folder| folder.join(name))
-            .find(|candidate| is_executable(candidate));
-        found.ok_or_else(|| {
+        found_on(&path, name).ok_or_else(|| {
             let message = format!("program `{name}` is in no folder of PATH");
             StageError::parameter("run.0", message).with_help(format!(
                 "install it, or write a path: `./{name}` is a file of the workspace"
@@ -475,7 +485,8 @@ impl Command {
         context: &StageContext,
         inputs: &BTreeMap<String, Vec<String>>,
         outputs: &BTreeMap<&String, String>,
-    ) -> Result<Value, StageError> {
+        checkpoints: &Checkpoints,
+    ) -> Value {
         let placed = inputs.iter().map(|(port, paths)| {
             let format = self.input_formats.get(port).copied().unwrap_or_default();
             let entries = paths.iter().zip(context.inputs(port)).map(|(path, input)| {
@@ -493,7 +504,7 @@ impl Command {
             "" => "cpu".to_owned(),
             gpus => format!("cuda:{gpus}"),
         };
-        Ok(serde_json::json!({
+        serde_json::json!({
             "version": 1,
             "inputs": placed.collect::<Map<_, _>>(),
             "outputs": declared.collect::<Map<_, _>>(),
@@ -501,8 +512,8 @@ impl Command {
             "seed": context.seed(),
             "threads": context.threads(),
             "device": device,
-            "checkpoints": checkpoints(context)?,
-        }))
+            "checkpoints": checkpoints.path().to_string_lossy(),
+        })
     }
 
     fn arguments(
@@ -510,21 +521,21 @@ impl Command {
         context: &StageContext,
         inputs: &BTreeMap<String, Vec<String>>,
         outputs: &BTreeMap<&String, String>,
-    ) -> Result<Vec<String>, StageError> {
-        let checkpoints = checkpoints(context)?;
+        checkpoints: &Checkpoints,
+    ) -> Vec<String> {
         let values = |reference: &Reference| match reference {
             Reference::Input(port) => inputs.get(port).cloned().unwrap_or_default(),
             Reference::Output(port) => outputs.get(port).cloned().into_iter().collect(),
             Reference::Seed => vec![context.seed().to_string()],
             Reference::Threads => vec![context.threads().to_string()],
-            Reference::Checkpoints => vec![checkpoints.clone()],
+            Reference::Checkpoints => vec![checkpoints.path().to_string_lossy().into_owned()],
         };
         let templates = self.run[1..]
             .iter()
             .map(|argument| Template::parse(argument));
-        Ok(templates
+        templates
             .flat_map(|template| template.fill(&values))
-            .collect())
+            .collect()
     }
 
     fn child_environment(
@@ -548,7 +559,7 @@ impl Command {
         .into_iter()
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
-        environment.insert("TMPDIR".into(), sandbox.temporary().into());
+        environment.insert("TMPDIR".into(), sandbox.root().into());
         let handed = self.pass_environment.iter().map(String::as_str);
         for name in ["PATH", "HOME"].into_iter().chain(handed) {
             if let Some(value) = std::env::var_os(name) {
@@ -571,27 +582,20 @@ impl Command {
         values.filter(|value| value.len() >= 6).collect()
     }
 
-    fn execute(
-        &self,
-        context: &StageContext,
-        sandbox: &Sandbox,
-        program: &Path,
-        arguments: &[String],
-        environment: &BTreeMap<OsString, OsString>,
-        request: File,
-    ) -> Result<(), StageError> {
+    fn execute(&self, context: &StageContext, program: &Program) -> Result<(), StageError> {
         context.check_cancelled()?;
         let name = &self.run[0];
         let observer = context.observer();
         let mut messages = Messages::new(observer.as_ref(), self.secrets());
-        let cancel: &Cancel = context.cancel();
-        check_format(name, program)?;
-        let child = Child::spawn(program, arguments, environment, sandbox.root(), request)
-            .map_err(|error| spawn_error(name, program, &error))?;
-        let ended = child
-            .watch(cancel, &mut |channel, bytes| messages.take(channel, bytes))
-            .map_err(|e| StageError::io(format!("cannot watch `{name}`"), e))?;
+        let cancel = context.cancel();
+        let ended = natron_process::run(program, &|| cancel.is_set(), &mut |channel, bytes| {
+            messages.take(channel, bytes);
+        });
         let last_lines = messages.finish();
+        let ended = ended.map_err(|error| match error {
+            ProcessError::Program(error) => spawn_error(name, &program.path, &error),
+            other => StageError::resource(format!("`{name}`: {other}")),
+        })?;
         if ended.left_behind > 0 {
             let n = ended.left_behind;
             let noun = if n == 1 { "process" } else { "processes" };
@@ -601,9 +605,7 @@ impl Command {
         let how = match ended.end {
             End::Exited(0) => return Ok(()),
             End::Stopped => return Err(StageError::Interrupted),
-            End::Exited(status) => format!("ended with exit status {status}"),
-            End::Killed(9) => "was killed by signal 9, which may mean that memory ran out".into(),
-            End::Killed(signal) => format!("was killed by signal {signal}"),
+            end => end.to_string(),
         };
         let message = if last_lines.is_empty() {
             format!("`{name}` {how} and wrote nothing")
@@ -620,12 +622,22 @@ impl Command {
     }
 }
 
-/// The checkpoint folder for a program, which runs in another folder than we do.
-fn checkpoints(context: &StageContext) -> Result<String, StageError> {
-    let path = context.checkpoints()?;
-    let path = std::path::absolute(path)
-        .map_err(|e| StageError::io(format!("cannot find `{}`", path.display()), e))?;
-    Ok(path.to_string_lossy().into_owned())
+/// The first program of this name in a folder of `path`, a value of `PATH`. What was found once is not looked for again
+/// by this process.
+fn found_on(path: &OsString, name: &str) -> Option<PathBuf> {
+    static FOUND: Mutex<BTreeMap<(OsString, String), PathBuf>> = Mutex::new(BTreeMap::new());
+    let key = (path.clone(), name.to_owned());
+    let mut memory = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = memory.get(&key) {
+        return Some(known.clone());
+    }
+    // A relative folder on `PATH` would mean something else in the sandbox.
+    let found = std::env::split_paths(path)
+        .filter(|folder| folder.is_absolute())
+        .map(|folder| folder.join(name))
+        .find(|candidate| is_executable(candidate))?;
+    memory.insert(key, found.clone());
+    Some(found)
 }
 
 fn source_name(path: &str) -> String {
@@ -666,7 +678,7 @@ fn is_executable(path: &Path) -> bool {
 
 /// Why a program could not be started, in words that say what to do.
 fn spawn_error(name: &str, program: &Path, error: &std::io::Error) -> StageError {
-    use nix::libc::{E2BIG, EACCES, ENOENT};
+    use nix::libc::{E2BIG, EACCES, ENOENT, ENOEXEC};
     let at = program.display();
     let why = match error.raw_os_error() {
         Some(ENOENT) if program.exists() => match interpreter(program) {
@@ -679,24 +691,12 @@ fn spawn_error(name: &str, program: &Path, error: &std::io::Error) -> StageError
         Some(EACCES) if program.is_dir() => format!("`{at}` is a folder"),
         Some(EACCES) => format!("`{at}` is not executable; `chmod +x` makes it so"),
         Some(E2BIG) => "its arguments and environment are too long".into(),
+        Some(ENOEXEC) => format!(
+            "`{at}` is not a program for this machine; a script needs a first line such as `#!/bin/sh`"
+        ),
         _ => error.to_string(),
     };
     StageError::resource(format!("cannot start `{name}`: {why}"))
-}
-
-/// Refuses what the system's loader refuses; `execvp` would hand it to the shell as a script, whatever it is.
-fn check_format(name: &str, program: &Path) -> Result<(), StageError> {
-    let mut start = [0; 4];
-    let Ok(length) = File::open(program).and_then(|mut file| file.read(&mut start)) else {
-        return Ok(()); // Starting it fails too, and says more.
-    };
-    if start[..length].starts_with(b"#!") || start == *b"\x7fELF" {
-        return Ok(());
-    }
-    let at = program.display();
-    Err(StageError::resource(format!(
-        "cannot start `{name}`: `{at}` is not a program for this machine; a script needs a first line such as `#!/bin/sh`"
-    )))
 }
 
 fn interpreter(program: &Path) -> Option<String> {
@@ -839,10 +839,7 @@ mod tests {
             .input("raw", file("close"));
         let (outputs, log) = bench.run(&with);
         assert_eq!(text(&outputs.unwrap(), "upper"), "CLOSE");
-        assert_eq!(
-            log,
-            ["seed=0", "inputs", "lib", "outputs", "request.json", "tmp"]
-        );
+        assert_eq!(log, ["seed=0", "inputs", "lib", "outputs", "request.json"]);
     }
 
     #[test]

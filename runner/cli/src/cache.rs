@@ -1,9 +1,9 @@
 //! `natron cache`.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{fs, io, path::Path};
 
 use clap::{Args, Subcommand};
-use natron_cache::{Durability, Store, StoreError};
+use natron_cache::{Durability, Store, health};
 use natron_runner::{Workspace, forget};
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ const EXAMPLES: &str = "\
 Examples:
   natron cache path
   natron cache size
-  natron cache check                      read and hash every object";
+  natron cache verify                     read and hash every object";
 
 /// Look at the cache: place, size, health.
 #[derive(Debug, Args)]
@@ -36,9 +36,12 @@ enum Action {
     /// Print how large it is.
     #[command(after_help = "Examples:\n  natron cache size --json")]
     Size,
-    /// Read and hash every object; put damaged ones aside, so that they are made again.
-    #[command(after_help = "Examples:\n  natron cache check && natron run")]
-    Check,
+    /// Read and hash every record and object; put damaged ones aside, so that they are made again.
+    #[command(
+        visible_alias = "check",
+        after_help = "Examples:\n  natron cache verify && natron run"
+    )]
+    Verify,
 }
 
 pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
@@ -54,7 +57,7 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
             Ok(())
         }
         Action::Size => size(program, &workspace),
-        Action::Check => check(program, &workspace),
+        Action::Verify => verify(program, &workspace),
     }
 }
 
@@ -140,56 +143,73 @@ fn size_of(path: &Path) -> io::Result<Size> {
     Ok(size)
 }
 
-fn check(program: &Program, workspace: &Workspace) -> Result<(), Failure> {
+fn verify(program: &Program, workspace: &Workspace) -> Result<(), Failure> {
     let store = Store::open(workspace.cache(), Durability::default())?;
-    let mut objects = BTreeMap::new();
-    let keys = store.keys();
-    for (key, _) in &keys {
-        if let Some(record) = store.record(key) {
-            objects.extend(record.objects());
-        }
-    }
-    let (mut bytes, mut missing, mut damaged) = (0, 0, Vec::new());
     program.stop.gently();
-    for (digest, size) in &objects {
-        if let Some(failure) = program.stop.failure() {
-            return Err(failure);
-        }
-        match store.read(digest) {
-            Ok(_) => bytes += size,
-            Err(StoreError::Missing { .. }) => missing += 1,
-            Err(error @ StoreError::Damaged { .. }) => {
-                program.output.warn(&error.to_string());
-                damaged.push(*digest);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    if missing > 0 || !damaged.is_empty() {
+    let health = health::verify(&store, &|| program.stop.failure().is_some())?;
+    let Some(health) = health else {
+        return program.stop.failure().map_or(Ok(()), Err);
+    };
+    if health.incomplete > 0 || !health.is_good() {
         // The quick look at the next run must not take the stages for done.
         forget(workspace).map_err(|error| Failure::file("write", &workspace.state(), &error))?;
     }
     let output = &program.output;
+    let objects = health.damaged_objects.len();
+    let records = health.damaged_records.len();
+    for damaged in &health.damaged_records {
+        let key = damaged
+            .key
+            .map_or_else(String::new, |key| format!(" of key {}", key.short()));
+        output.warn(&format!(
+            "the record{key} at byte {} of `{}` does not count: {}",
+            damaged.offset,
+            damaged.segment.display(),
+            damaged.reason
+        ));
+    }
+    for digest in &health.damaged_objects {
+        output.warn(&format!("object {} is damaged", digest.short()));
+    }
     if output.is_json() {
+        let records: Vec<Value> = health
+            .damaged_records
+            .iter()
+            .map(|damaged| {
+                json!({
+                    "key": damaged.key.map(|key| key.to_string()),
+                    "segment": damaged.segment.display().to_string(),
+                    "offset": damaged.offset, "reason": damaged.reason,
+                })
+            })
+            .collect();
         output.json(json!({
-            "records": keys.len(), "objects": objects.len(), "bytes": bytes, "missing": missing, "damaged": damaged,
+            "records": health.records, "objects": health.objects, "bytes": health.bytes,
+            "incomplete": health.incomplete, "damaged": health.damaged_objects,
+            "damaged_records": records,
         }));
     } else {
         output.data(&format!(
-            "{}, {}: {} read and hashed; {missing} missing, {} damaged",
-            units::plural(keys.len(), "record"),
-            units::plural(objects.len(), "object"),
-            units::bytes(bytes),
-            damaged.len()
+            "{}, {}: {} read and hashed; {} damaged, {} incomplete",
+            units::plural(health.records as usize, "record"),
+            units::plural(health.objects as usize, "object"),
+            units::bytes(health.bytes),
+            objects + records,
+            health.incomplete,
         ));
     }
-    if damaged.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::store(format!(
-            "{} damaged",
-            units::plural(damaged.len(), "object")
-        ))
-        .help("they were put aside; `natron run` makes them again"))
+    if health.is_good() {
+        return Ok(());
     }
+    let counted = format!(
+        "{} and {} damaged",
+        units::plural(objects, "object"),
+        units::plural(records, "record")
+    );
+    let help = if store.is_read_only() {
+        "the cache is read-only, so they are left where they are"
+    } else {
+        "they were put aside; `natron run` makes them again"
+    };
+    Err(Failure::store(counted).help(help))
 }

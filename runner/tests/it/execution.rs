@@ -280,11 +280,29 @@ fn a_source_that_changes_during_the_run_is_read_again_next_time() {
     assert!(names(&playground.ran()).contains(&"numbers"));
 }
 
-/// All objects of the store.
-fn objects(cache: &Path) -> Vec<PathBuf> {
-    let folders = fs::read_dir(cache.join("v2/cas")).unwrap();
-    let files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
-    files.map(|file| file.unwrap().path()).collect()
+/// Damages every object of the store; they are small and lie in the records.
+fn damage_objects(cache: &Path) {
+    let store = Store::open(cache, Durability::None).unwrap();
+    let mut contents = Vec::new();
+    for (key, _) in store.keys() {
+        let record = store.record(&key).unwrap();
+        let read = |(digest, _)| store.read(&digest).unwrap();
+        contents.extend(record.objects().map(read));
+    }
+    drop(store);
+    for segment in fs::read_dir(cache.join("v2/ac")).unwrap() {
+        let path = segment.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        for content in &contents {
+            let found = bytes
+                .windows(content.len())
+                .position(|window| window == &content[..]);
+            if let Some(at) = found {
+                bytes[at + content.len() / 2] ^= 1;
+            }
+        }
+        fs::write(&path, bytes).unwrap();
+    }
 }
 
 #[test]
@@ -292,13 +310,7 @@ fn damaged_objects_are_noticed_and_made_again() {
     let _turn = TURN.lock();
     let playground = Playground::new();
     playground.run();
-    for object in objects(playground.workspace().cache()) {
-        let mut bytes = fs::read(&object).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        fs::remove_file(&object).unwrap();
-        fs::write(&object, bytes).unwrap();
-    }
+    damage_objects(playground.workspace().cache());
 
     // Nothing that is damaged is opened until something below runs.
     playground.edit("factor = 1.0", "factor = 3.0");

@@ -1,12 +1,16 @@
 //! The folder that a program runs in: inputs placed, outputs collected.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     panic::catch_unwind,
     path::{Component, Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
 };
 
 use arrow::{
@@ -23,7 +27,12 @@ use serde_json::Value;
 use super::{DeclaredColumn, TableFormat};
 
 /// Names at the top of the folder that are ours.
-const TAKEN: [&str; 4] = ["inputs", "outputs", "tmp", "request.json"];
+const TAKEN: [&str; 3] = [INPUTS, OUTPUTS, REQUEST];
+const INPUTS: &str = "inputs";
+const OUTPUTS: &str = "outputs";
+
+/// The request, relative to the folder.
+pub(super) const REQUEST: &str = "request.json";
 
 /// More files than this in one output are a mistake.
 const MAX_FILES: usize = 100_000;
@@ -31,30 +40,77 @@ const MAX_FILES: usize = 100_000;
 /// Deeper folders than this in one output are a mistake.
 const MAX_DEPTH: usize = 64;
 
-/// A fresh folder for one run of a program.
+/// More empty folders than these are not kept.
+const MOST_SPARE: usize = 64;
+
+/// Empty sandboxes that wait for the next program. Making and removing folders costs more than all else that we do for a
+/// short program: on a disk that is told of every freed block, removing one takes milliseconds.
+static SPARE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// A folder for one run of a program, empty but for what is put into it here.
 pub(super) struct Sandbox {
     root: PathBuf,
+    placed: Vec<Placed>,
+}
+
+/// An input as it was before the program ran.
+struct Placed {
+    port: String,
+    /// Relative to the folder.
+    path: String,
+    inode: u64,
+    bytes: u64,
+    modified: Option<SystemTime>,
 }
 
 impl Sandbox {
-    /// A sandbox in the empty folder `root`.
-    pub(super) fn new(root: &Path) -> Result<Self, StageError> {
-        let root = std::path::absolute(root)
-            .map_err(|e| StageError::io(format!("cannot find `{}`", root.display()), e))?;
-        for name in ["inputs", "outputs", "tmp"] {
-            create_folder(&root.join(name))?;
+    /// A sandbox in a folder of its own in `parent`.
+    pub(super) fn new(parent: &Path) -> Result<Self, StageError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let parent = std::path::absolute(parent)
+            .map_err(|e| StageError::io(format!("cannot find `{}`", parent.display()), e))?;
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = spare
+            .iter()
+            .rposition(|root| root.parent() == Some(&parent));
+        let found = position.map(|i| spare.swap_remove(i));
+        drop(spare);
+        if let Some(root) = found.filter(|root| is_ours(root)) {
+            let placed = Vec::new();
+            return Ok(Self { root, placed });
         }
-        Ok(Self { root })
+        loop {
+            let root = parent.join(format!("sandbox-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+            let made = match fs::create_dir(&root) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    create_folder(&parent)?;
+                    fs::create_dir(&root)
+                }
+                made => made,
+            };
+            match made {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(e) => {
+                    return Err(StageError::io(
+                        format!("cannot create `{}`", root.display()),
+                        e,
+                    ));
+                }
+            }
+            for name in [INPUTS, OUTPUTS] {
+                create_folder(&root.join(name))?;
+            }
+            return Ok(Self {
+                root,
+                placed: Vec::new(),
+            });
+        }
     }
 
     /// The folder.
     pub(super) fn root(&self) -> &Path {
         &self.root
-    }
-
-    /// Where the program may leave what it needs for a while.
-    pub(super) fn temporary(&self) -> PathBuf {
-        self.root.join("tmp")
     }
 
     /// Copies the file or folder `from` to the relative path `to`.
@@ -69,31 +125,134 @@ impl Sandbox {
 
     /// Writes what comes in at `port`; the paths relative to the folder.
     pub(super) fn place(
-        &self,
+        &mut self,
         port: &str,
         inputs: &[Input],
         format: TableFormat,
     ) -> Result<Vec<String>, StageError> {
         let mut paths = Vec::new();
+        if inputs.len() > 1 {
+            create_folder(&self.root.join(INPUTS).join(port))?;
+        }
         for (i, input) in inputs.iter().enumerate() {
             let name = if inputs.len() == 1 {
                 port.to_owned()
             } else {
                 format!("{port}/{i}")
             };
-            let path = format!("inputs/{name}{}", extension(input.artifact.kind(), format));
-            place_one(&self.root.join(&path), &input.artifact, format)?;
+            let path = format!(
+                "{INPUTS}/{name}{}",
+                extension(input.artifact.kind(), format)
+            );
+            self.place_one(port, &path, &input.artifact, format)?;
             paths.push(path);
         }
         Ok(paths)
     }
 
-    /// Writes the request and opens it for reading.
-    pub(super) fn write_request(&self, request: &Value) -> Result<File, StageError> {
-        let path = self.root.join("request.json");
+    fn place_one(
+        &mut self,
+        port: &str,
+        path: &str,
+        artifact: &Artifact,
+        format: TableFormat,
+    ) -> Result<(), StageError> {
+        match artifact {
+            Artifact::Table(table) if format == TableFormat::Arrow => {
+                self.place_file(port, path, &table.to_ipc()?, false)
+            }
+            Artifact::Table(table) => self.place_file(port, path, &to_parquet(table)?, false),
+            Artifact::Model(model) => {
+                create_folder(&self.root.join(path))?;
+                let (card, weights) = (model.card_json(), model.weights()?);
+                self.place_file(port, &format!("{path}/model.json"), card.as_bytes(), false)?;
+                self.place_file(port, &format!("{path}/model.safetensors"), &weights, false)
+            }
+            Artifact::Metrics(metrics) => {
+                self.place_file(port, path, metrics.to_json().as_bytes(), false)
+            }
+            Artifact::Report(report) => self.place_file(port, path, report.html.as_bytes(), false),
+            Artifact::File(file) => self.place_file(port, path, &file.bytes, file.executable),
+            Artifact::Files(files) => {
+                create_folder(&self.root.join(path))?;
+                files.iter().try_for_each(|(name, file)| {
+                    let path = format!("{path}/{name}");
+                    if name.contains('/') {
+                        let folder = self.root.join(&path);
+                        folder.parent().map_or(Ok(()), create_folder)?;
+                    }
+                    self.place_file(port, &path, &file.bytes, file.executable)
+                })
+            }
+        }
+    }
+
+    fn place_file(
+        &mut self,
+        port: &str,
+        path: &str,
+        bytes: &[u8],
+        is_executable: bool,
+    ) -> Result<(), StageError> {
+        let full = self.root.join(path);
+        let mode = if is_executable { 0o555 } else { 0o444 };
+        let write = || {
+            let mut options = OpenOptions::new();
+            let mut file = options
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(&full)?;
+            file.write_all(bytes)?;
+            file.metadata()
+        };
+        let found =
+            write().map_err(|e| StageError::io(format!("cannot write `{}`", full.display()), e))?;
+        self.placed.push(Placed {
+            port: port.to_owned(),
+            path: path.to_owned(),
+            inode: found.ino(),
+            bytes: found.len(),
+            modified: found.modified().ok(),
+        });
+        Ok(())
+    }
+
+    /// Writes the request.
+    pub(super) fn write_request(&self, request: &Value) -> Result<(), StageError> {
+        let path = self.root.join(REQUEST);
         fs::write(&path, format!("{request}\n"))
-            .and_then(|()| File::open(&path))
             .map_err(|e| StageError::io(format!("cannot write `{}`", path.display()), e))
+    }
+
+    /// What the program did to its inputs that it must not: what it computed may then be of something else.
+    pub(super) fn damage(&self) -> Option<String> {
+        let damage = |placed: &Placed| {
+            let path = &placed.path;
+            let what = match fs::symlink_metadata(self.root.join(path)) {
+                Err(_) => "removed",
+                Ok(found)
+                    if !found.is_file()
+                        || found.ino() != placed.inode
+                        || found.len() != placed.bytes
+                        || found.modified().ok() != placed.modified =>
+                {
+                    "changed"
+                }
+                Ok(_) => return None,
+            };
+            Some(format!(
+                "{what} its input `{}` (`{path}`); inputs are only for reading",
+                placed.port
+            ))
+        };
+        let outputs = fs::symlink_metadata(self.root.join(OUTPUTS));
+        if outputs.is_ok_and(|found| !found.is_dir()) {
+            return Some(format!(
+                "put something in place of its folder: `{OUTPUTS}` is not the folder that it was"
+            ));
+        }
+        self.placed.iter().find_map(damage)
     }
 
     /// The artifact that the program wrote to `path`.
@@ -109,7 +268,7 @@ impl Sandbox {
     ) -> Result<Artifact, String> {
         let full = self.root.join(path);
         let is_folder = matches!(kind, Kind::Model | Kind::Files);
-        match fs::symlink_metadata(&full) {
+        let found = match fs::symlink_metadata(&full) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(format!(
                     "the program ended well but did not write `{path}`; it finds this path in its request, and as `${{outputs..}}` in `run`"
@@ -126,9 +285,9 @@ impl Sandbox {
                     "`{path}` must be a plain file, since the output is a {kind}"
                 ));
             }
-            Ok(_) => {}
-        }
-        let read = |name: &str| read_file(&full.join(name), &format!("{path}/{name}"));
+            Ok(found) => found,
+        };
+        let read = |name: &str| look_and_read(&full.join(name), &format!("{path}/{name}"));
         Ok(match kind {
             Kind::Table => {
                 // The Arrow and Parquet readers panic on some damaged files.
@@ -146,11 +305,11 @@ impl Sandbox {
                     .map_err(|e| format!("`{path}`: {e}"))?
                     .into()
             }
-            Kind::Metrics => Metrics::from_json(&read_file(&full, path)?.bytes)
+            Kind::Metrics => Metrics::from_json(&read_file(&full, path, &found)?.bytes)
                 .map_err(|e| format!("`{path}`: {e}"))?
                 .into(),
             Kind::Report => {
-                let bytes = read_file(&full, path)?.bytes;
+                let bytes = read_file(&full, path, &found)?.bytes;
                 let html = std::str::from_utf8(&bytes).map_err(|e| {
                     format!("`{path}` is not UTF-8 from byte {} on", e.valid_up_to())
                 })?;
@@ -159,7 +318,7 @@ impl Sandbox {
                 }
                 .into()
             }
-            Kind::File => Artifact::File(Arc::new(read_file(&full, path)?)),
+            Kind::File => Artifact::File(Arc::new(read_file(&full, path, &found)?)),
             Kind::Files => {
                 let mut files = Files::new();
                 read_folder(&full, "", 0, &mut files).map_err(|e| format!("`{path}`: {e}"))?;
@@ -169,9 +328,89 @@ impl Sandbox {
     }
 }
 
+impl Drop for Sandbox {
+    /// Empties the folder for the next program, or removes it.
+    fn drop(&mut self) {
+        let root = std::mem::take(&mut self.root);
+        if empty(&root).is_err() {
+            make_writable(&root, 0);
+            let _ = fs::remove_dir_all(&root);
+            return;
+        }
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() == MOST_SPARE {
+            // Its owner removes whatever is in there with the folder above.
+            spare.remove(0);
+        }
+        spare.push(root);
+    }
+}
+
+/// Whether `path` is a folder that we may use as we like; a program may have put anything in its place.
+fn is_ours(path: &Path) -> bool {
+    fs::symlink_metadata(path)
+        .is_ok_and(|found| found.is_dir() && found.permissions().mode() & 0o700 == 0o700)
+}
+
+/// Leaves in the sandbox `root` what every sandbox has, and nothing else.
+fn empty(root: &Path) -> io::Result<()> {
+    if !is_ours(root) {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    let mut folders = 0;
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        let path = entry.path();
+        let name = entry.file_name();
+        if name == INPUTS || name == OUTPUTS {
+            if !is_ours(&path) {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+            folders += 1;
+            for entry in fs::read_dir(&path)? {
+                remove(&entry?)?;
+            }
+        } else if name == REQUEST {
+            // Written over by the next one. A second name of it, or a link, would be somebody else's file.
+            let found = fs::symlink_metadata(&path)?;
+            if !found.is_file() || found.nlink() != 1 || found.permissions().mode() & 0o600 != 0o600
+            {
+                remove(&entry)?;
+            }
+        } else {
+            remove(&entry)?;
+        }
+    }
+    if folders == 2 {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+fn remove(entry: &fs::DirEntry) -> io::Result<()> {
+    let path = entry.path();
+    if entry.file_type()?.is_dir() {
+        fs::remove_dir_all(&path)
+    } else {
+        fs::remove_file(&path)
+    }
+}
+
+/// Takes back the right to remove what is in `path`, wherever a program gave it up.
+fn make_writable(path: &Path, depth: usize) {
+    if depth > MAX_DEPTH || !fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
+        return;
+    }
+    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        make_writable(&entry.path(), depth + 1);
+    }
+}
+
 /// The path of output `port`, relative to the folder.
 pub(super) fn output_path(port: &str, kind: Kind, format: TableFormat) -> String {
-    format!("outputs/{port}{}", extension(kind, format))
+    format!("{OUTPUTS}/{port}{}", extension(kind, format))
 }
 
 /// A path of `sources` in its plain form, if it stays in the workspace and out of our way.
@@ -212,45 +451,6 @@ fn extension(kind: Kind, format: TableFormat) -> &'static str {
 fn create_folder(path: &Path) -> Result<(), StageError> {
     fs::create_dir_all(path)
         .map_err(|e| StageError::io(format!("cannot create `{}`", path.display()), e))
-}
-
-fn place_one(path: &Path, artifact: &Artifact, format: TableFormat) -> Result<(), StageError> {
-    match artifact {
-        Artifact::Table(table) if format == TableFormat::Arrow => {
-            place_file(path, &table.to_ipc()?, false)
-        }
-        Artifact::Table(table) => place_file(path, &to_parquet(table)?, false),
-        Artifact::Model(model) => {
-            place_file(
-                &path.join("model.json"),
-                model.card_json().as_bytes(),
-                false,
-            )?;
-            place_file(&path.join("model.safetensors"), &model.weights()?, false)
-        }
-        Artifact::Metrics(metrics) => place_file(path, metrics.to_json().as_bytes(), false),
-        Artifact::Report(report) => place_file(path, report.html.as_bytes(), false),
-        Artifact::File(file) => place_file(path, &file.bytes, file.executable),
-        Artifact::Files(files) => {
-            create_folder(path)?;
-            files.iter().try_for_each(|(name, file)| {
-                place_file(&path.join(name), &file.bytes, file.executable)
-            })
-        }
-    }
-}
-
-fn place_file(path: &Path, bytes: &[u8], is_executable: bool) -> Result<(), StageError> {
-    if let Some(parent) = path.parent() {
-        create_folder(parent)?;
-    }
-    let mode = if is_executable { 0o555 } else { 0o444 };
-    File::create_new(path)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.set_permissions(fs::Permissions::from_mode(mode))
-        })
-        .map_err(|e| StageError::io(format!("cannot write `{}`", path.display()), e))
 }
 
 /// Copies a file, a link as a link, a folder with all in it.
@@ -387,13 +587,16 @@ fn fit(table: &Table, declared: &[DeclaredColumn]) -> Result<Table, String> {
     builder.build().map_err(|e| e.to_string())
 }
 
-fn read_file(path: &Path, shown: &str) -> Result<FileContent, String> {
-    let failed = |e: io::Error| format!("cannot read `{shown}`: {e}");
-    let found = fs::symlink_metadata(path).map_err(failed)?;
+fn look_and_read(path: &Path, shown: &str) -> Result<FileContent, String> {
+    let found = fs::symlink_metadata(path).map_err(|e| format!("cannot read `{shown}`: {e}"))?;
+    read_file(path, shown, &found)
+}
+
+fn read_file(path: &Path, shown: &str, found: &Metadata) -> Result<FileContent, String> {
     if !found.is_file() {
         return Err(format!("`{shown}` must be a plain file"));
     }
-    let (bytes, _) = Bytes::read_any(path).map_err(failed)?;
+    let (bytes, _) = Bytes::read_any(path).map_err(|e| format!("cannot read `{shown}`: {e}"))?;
     Ok(FileContent {
         bytes,
         executable: found.permissions().mode() & 0o111 != 0,
@@ -419,7 +622,7 @@ fn read_folder(path: &Path, prefix: &str, depth: usize, files: &mut Files) -> Re
             if files.len() == MAX_FILES {
                 return Err(format!("there are more than {MAX_FILES} files"));
             }
-            files.insert(&name, read_file(&entry.path(), &name)?)?;
+            files.insert(&name, look_and_read(&entry.path(), &name)?)?;
         }
     }
     Ok(())
@@ -465,8 +668,92 @@ mod tests {
     fn collected(bytes: &[u8]) -> Result<Artifact, String> {
         let directory = tempfile::tempdir().unwrap();
         let sandbox = Sandbox::new(directory.path()).unwrap();
-        fs::write(directory.path().join("outputs/y.arrow"), bytes).unwrap();
+        fs::write(sandbox.root().join("outputs/y.arrow"), bytes).unwrap();
         sandbox.collect("outputs/y.arrow", Kind::Table, None)
+    }
+
+    #[test]
+    fn nothing_of_one_program_reaches_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let outside = directory.path().join("outside");
+        fs::write(&outside, "mine").unwrap();
+        let first = Sandbox::new(directory.path()).unwrap();
+        let root = first.root().to_owned();
+        for folder in ["lib/deep", "inputs/x.d", "outputs/y"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+            fs::write(root.join(folder).join("left"), "left").unwrap();
+        }
+        std::os::unix::fs::symlink(&outside, root.join(REQUEST)).unwrap();
+        drop(first);
+
+        let second = Sandbox::new(directory.path()).unwrap();
+        assert_eq!(second.root(), root);
+        let list = |path: &Path| -> Vec<String> {
+            let entries = fs::read_dir(path).unwrap().flatten();
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(list(&root), [INPUTS, OUTPUTS]);
+        assert_eq!(list(&root.join(INPUTS)), [""; 0]);
+        assert_eq!(list(&root.join(OUTPUTS)), [""; 0]);
+        second.write_request(&serde_json::json!({})).unwrap();
+        assert_eq!(fs::read_to_string(outside).unwrap(), "mine");
+    }
+
+    #[test]
+    fn a_sandbox_that_lost_its_folders_is_not_used_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Sandbox::new(directory.path()).unwrap();
+        let root = first.root().to_owned();
+        fs::remove_dir(root.join(OUTPUTS)).unwrap();
+        std::os::unix::fs::symlink("/", root.join(OUTPUTS)).unwrap();
+        drop(first);
+
+        assert!(!root.exists());
+        let second = Sandbox::new(directory.path()).unwrap();
+        assert_ne!(second.root(), root);
+    }
+
+    #[test]
+    fn what_happens_to_an_input_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut sandbox = Sandbox::new(directory.path()).unwrap();
+        let content = |text: &str| FileContent {
+            bytes: Bytes::from(text.as_bytes()),
+            executable: false,
+        };
+        let mut files = Files::new();
+        files.insert("a/b.txt", content("b")).unwrap();
+        let input = |artifact: Artifact| Input {
+            label: "x".into(),
+            logical: artifact.seal().unwrap().manifest.logical,
+            artifact,
+        };
+        let inputs = [
+            input(Artifact::File(Arc::new(content("0")))),
+            input(files.into()),
+        ];
+        sandbox.place("x", &inputs, TableFormat::Arrow).unwrap();
+        assert_eq!(sandbox.damage(), None);
+
+        let deep = sandbox.root().join("inputs/x/1/a/b.txt");
+        fs::set_permissions(&deep, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(sandbox.damage(), None);
+        fs::write(&deep, "changed").unwrap();
+        let damage = sandbox.damage().unwrap();
+        assert!(
+            damage.starts_with("changed its input `x` (`inputs/x/1/a/b.txt`)"),
+            "{damage}"
+        );
+        fs::remove_file(sandbox.root().join("inputs/x/0")).unwrap();
+        let damage = sandbox.damage().unwrap();
+        assert!(
+            damage.starts_with("removed its input `x` (`inputs/x/0`)"),
+            "{damage}"
+        );
     }
 
     #[test]

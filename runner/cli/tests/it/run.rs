@@ -438,19 +438,17 @@ fn damage_is_found_and_mended() {
     let workspace = Workspace::with(FAILING);
     workspace.natron(&["run", "--until", "good"]).expect(0);
     workspace.natron(&["cache", "check"]).expect(0);
-    let cas = workspace.path(".natron/cache/v2/cas");
-    let object = fs::read_dir(&cas)
-        .unwrap()
-        .flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap())
-        .map(|entry| entry.unwrap().path())
-        .find(|path| fs::read(path).unwrap() == b"fine\n")
-        .unwrap();
-    fs::remove_file(&object).unwrap();
-    fs::write(&object, b"evil\n").unwrap();
+    // So small an object lies in its record.
+    let segments = workspace.path(".natron/cache/v2/ac");
+    let segment = fs::read_dir(&segments).unwrap().next().unwrap().unwrap();
+    let mut bytes = fs::read(segment.path()).unwrap();
+    let at = bytes.windows(5).position(|window| window == b"fine\n");
+    bytes[at.unwrap()..][..5].copy_from_slice(b"evil\n");
+    fs::write(segment.path(), bytes).unwrap();
 
-    let found = workspace.natron(&["cache", "check"]).expect(5);
+    let found = workspace.natron(&["cache", "verify"]).expect(5);
     assert!(
-        found.stderr.contains("1 object damaged"),
+        found.stderr.contains("1 record damaged"),
         "{}",
         found.stderr
     );
@@ -459,5 +457,5 @@ fn damage_is_found_and_mended() {
         .expect(0)
         .json();
     assert_ne!(outcomes(&again)[0].1, "hit");
-    workspace.natron(&["cache", "check"]).expect(0);
+    workspace.natron(&["cache", "verify"]).expect(0);
 }

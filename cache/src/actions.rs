@@ -17,6 +17,7 @@ use crate::{
     Durability, EntryKind, Ingredients, StageKey, Storage, StorageFile, StorageReader, StoreError,
     frame::{self, Directory, Header, Place},
     index::{Index, ObjectPlace, RecordPlace},
+    store::list,
     writer::Writer,
 };
 
@@ -437,8 +438,7 @@ impl Actions {
     }
 
     fn list_segments(&self) -> Result<Vec<(Arc<str>, u64)>, StoreError> {
-        let entries = self.storage.list(&self.directory);
-        let entries = entries.map_err(StoreError::io("list", &self.directory))?;
+        let entries = list(&*self.storage, &self.directory)?;
         let is_segment = |name: &str| {
             Path::new(name)
                 .extension()

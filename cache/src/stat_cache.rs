@@ -139,8 +139,11 @@ struct Granularity {
 impl StatCache {
     /// The cache kept at `path`; an empty one if there is none or it is damaged. A paranoid cache trusts nothing it knows.
     pub fn load(path: &Path, is_paranoid: bool) -> Self {
-        let entries = fs::read(path)
-            .ok()
+        // Nothing that could make us wait for ever.
+        let is_file = fs::symlink_metadata(path).is_ok_and(|there| there.is_file());
+        let entries = is_file
+            .then(|| fs::read(path).ok())
+            .flatten()
             .and_then(|bytes| decode(&bytes))
             .unwrap_or_default();
         let state = State {

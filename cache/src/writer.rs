@@ -83,7 +83,8 @@ pub(crate) fn sweep(tmp: &Path) -> io::Result<()> {
             .extension()
             .is_some_and(|extension| extension == "lock")
         {
-            let Ok(lock) = File::open(&path) else {
+            let is_file = fs::symlink_metadata(&path).is_ok_and(|there| there.is_file());
+            let Some(Ok(lock)) = is_file.then(|| File::open(&path)) else {
                 continue;
             };
             if lock.try_lock().is_err() {

@@ -14,6 +14,7 @@ mod names;
 mod interpolate;
 mod overrides;
 
+mod accept;
 mod axis;
 mod condition;
 mod definition;
@@ -56,6 +57,7 @@ mod session;
 mod table;
 mod verify;
 
+pub use accept::{Acceptance, AcceptanceVerdict, accept};
 pub use axis::{AxisValues, Take};
 pub use diagnostic::{Diagnostic, Label, Place, Severity, SourceText, code};
 pub use did_you_mean::nearest as did_you_mean;
@@ -76,7 +78,7 @@ pub use noop::forget;
 pub use parameters::typical_signature;
 pub use part::{Part, Partition, Rows};
 pub use pipeline_schema::pipeline_schema;
-pub use roots::roots;
+pub use roots::{Doubt, roots};
 pub use session::{Invocation, LockMode, SessionError, SessionSummary, run_file};
 pub use verify::{StageVerdict, Verdict, Verification, VerifyOptions, verify, verify_locked};
 pub use views::write_view;

@@ -127,7 +127,14 @@ impl Store {
             options.create(true).truncate(false).write(true);
             options.open(&generation_path)
         };
-        let generation = generation.map_err(StoreError::io("open", &generation_path))?;
+        let generation = generation.map_err(|error| {
+            let error = if error.raw_os_error() == Some(nix::libc::ENXIO) {
+                io::Error::other("it is not a regular file; move it away")
+            } else {
+                error
+            };
+            StoreError::io("open", &generation_path)(error)
+        })?;
         match generation.lock_shared() {
             Err(error) if error.kind() != io::ErrorKind::Unsupported => {
                 return Err(StoreError::io("lock", &generation_path)(error));
@@ -456,7 +463,7 @@ impl Store {
         let now = clock::unix_ms();
         let id = Digest::of(path.as_os_str().as_encoded_bytes()).to_hex();
         let target = self.root.join("roots").join(&id[..32]);
-        let known = fs::read(&target)
+        let known = read_regular(&target)
             .ok()
             .and_then(|text| serde_json::from_slice::<Workspace>(&text).ok());
         if known.is_some_and(|known| {

@@ -134,7 +134,7 @@ pub(crate) struct DeclaredColumn {
 pub(crate) struct Command {
     /// The program and its arguments. A program with a `/` is a path in the workspace (or absolute), any other is looked
     /// for on `PATH`.
-    #[serde(serialize_with = "without_directory")]
+    #[serde(serialize_with = "without_directory", deserialize_with = "words")]
     run: Vec<String>,
     /// What it writes: the kind of each output (`table`, `model`, `metrics`, `report`, `file`, `files`) by its name.
     outputs: BTreeMap<String, Kind>,
@@ -182,6 +182,50 @@ fn gpus(context: &StageContext) -> String {
         .map(|gpu| gpu.to_string())
         .collect::<Vec<_>>()
         .join(",")
+}
+
+/// Arguments are text; a number that a reference brings, as `"${matrix.fold}"`, is written out.
+fn words<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Word(String);
+
+    impl<'de> Deserialize<'de> for Word {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Visitor;
+
+            impl serde::de::Visitor<'_> for Visitor {
+                type Value = Word;
+
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("a string")
+                }
+
+                fn visit_str<E>(self, text: &str) -> Result<Word, E> {
+                    Ok(Word(text.to_owned()))
+                }
+
+                fn visit_bool<E>(self, truth: bool) -> Result<Word, E> {
+                    Ok(Word(truth.to_string()))
+                }
+
+                fn visit_i64<E>(self, number: i64) -> Result<Word, E> {
+                    Ok(Word(number.to_string()))
+                }
+
+                fn visit_u64<E>(self, number: u64) -> Result<Word, E> {
+                    Ok(Word(number.to_string()))
+                }
+
+                fn visit_f64<E>(self, number: f64) -> Result<Word, E> {
+                    Ok(Word(Value::from(number).to_string()))
+                }
+            }
+
+            deserializer.deserialize_any(Visitor)
+        }
+    }
+
+    let words = Vec::<Word>::deserialize(deserializer)?;
+    Ok(words.into_iter().map(|word| word.0).collect())
 }
 
 /// In the key the program goes by its content; where it lies does not matter.

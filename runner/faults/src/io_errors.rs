@@ -158,7 +158,9 @@ fn injected(family: &Family<'_>, templates: &Templates, recipe: &Recipe, round: 
                 if command == RUN {
                     judge(&playground, &answer, &templates.reference, !is_lie)?;
                 } else {
-                    answer.is_civil(false)?;
+                    if !is_before_main(&answer) {
+                        answer.is_civil(false)?;
+                    }
                     playground.settles(&templates.reference)?;
                 }
                 Ok(Some(if is_lie { "lies" } else { "errors" }))
@@ -186,11 +188,7 @@ fn judge(
     reference: &Reference,
     is_honest: bool,
 ) -> Checked {
-    let is_before_main = answer.code == Some(127)
-        || answer
-            .stderr
-            .contains("error while loading shared libraries");
-    if !is_before_main {
+    if !is_before_main(answer) {
         answer.is_civil(false)?;
     }
     if answer.code == Some(0) && is_honest {
@@ -204,6 +202,12 @@ fn judge(
             .at("cache check")?;
     }
     playground.settles(reference)
+}
+
+/// The loader of the system could not begin: nothing of ours was run.
+fn is_before_main(answer: &Answer) -> bool {
+    let words = "error while loading shared libraries";
+    answer.code == Some(127) || answer.stderr.contains(words)
 }
 
 /// Limits on the size and number of files.

@@ -6,6 +6,7 @@
 )]
 
 mod corpus;
+mod explaining;
 mod help;
 mod natron;
 mod output;

@@ -76,7 +76,7 @@ fn limits_ask_for_a_process_and_are_checked() {
         ("isolation = \"proces\"", "`isolation` cannot be `proces`"),
     ] {
         let text = after_start(&format!("{TRAIN}{text}\n"));
-        let mistakes = with_options(&text, &LoadOptions::default()).unwrap_err();
+        let mistakes = with_options(&text, &LoadOptions::default()).err().unwrap();
         assert!(mistakes.contains(expected), "{mistakes}");
     }
 }

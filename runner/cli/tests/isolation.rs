@@ -191,7 +191,7 @@ fn a_stop_reaches_the_stage() {
 
     let answer = program(folder.path(), &["run", "--keep-going"]);
     expect(&answer, 1, &["timed out after 0.5 s"]);
-    let checkpoints = folder.path().join(".natron/cache/v1/ckpt");
+    let checkpoints = folder.path().join(".natron/cache/v2/ckpt");
     let mut found = fs::read_dir(checkpoints).unwrap().flatten();
     assert!(
         found.any(|entry| entry.path().join("1").exists()),

@@ -806,6 +806,7 @@ impl<'a> Run<'a> {
                     .then(|| lineage(self.graph, instance)),
                 threads: grant.threads,
                 device: DeviceGrant::cuda(&grant.gpus),
+                attempt: node.attempts,
                 cancel: Cancel::new(),
                 look_up: !node.forced,
             };

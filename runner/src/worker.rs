@@ -22,6 +22,7 @@ use crate::{
     history::RunFolder,
     ingredients::{Bound, Seen, source_digest},
     isolated,
+    schedule::grown,
     source_text::SourceTexts,
 };
 
@@ -83,6 +84,8 @@ pub(crate) struct Job<'a> {
     pub(crate) lineage: Option<Lineage>,
     pub(crate) threads: usize,
     pub(crate) device: DeviceGrant,
+    /// The first being 1.
+    pub(crate) attempt: u32,
     pub(crate) cancel: Cancel,
     /// Whether a record that is there already is good enough.
     pub(crate) look_up: bool,
@@ -228,6 +231,10 @@ fn run_stage(
     log: &Arc<Mutex<Vec<u8>>>,
 ) -> Result<BTreeMap<String, Artifact>, JobError> {
     let scratch = shared.store.scratch()?;
+    let mut limits = job.instance.limits;
+    limits.memory_bytes = limits
+        .memory_bytes
+        .map(|bytes| grown(bytes, job.instance, job.attempt));
     let parts = StageContextParts {
         inputs,
         sources: job.instance.sources.clone(),
@@ -246,7 +253,7 @@ fn run_stage(
             log: Arc::clone(log),
         }),
         cancel: job.cancel.clone(),
-        limits: job.instance.limits,
+        limits,
     };
     if job.instance.isolated {
         return Ok(isolated::run(job.instance, &parts)?);

@@ -22,6 +22,7 @@ mod parameters;
 mod part;
 mod ready;
 mod references;
+mod reproducible;
 mod sample;
 mod settings;
 mod sobol;
@@ -59,7 +60,7 @@ mod verify;
 pub use axis::{AxisValues, Take};
 pub use diagnostic::{Diagnostic, Label, Place, Severity, SourceText, code};
 pub use did_you_mean::nearest as did_you_mean;
-pub use divergence::{Divergence, first_divergence};
+pub use divergence::{Comparison, Divergence, compare, first_divergence};
 pub use events::{Event, Outcome, Unwatched, Watcher};
 pub use execute::{
     Forecast, RunError, RunOptions, RunSummary, Standing, run, select, standings, with_producers,
@@ -76,8 +77,14 @@ pub use noop::forget;
 pub use parameters::typical_signature;
 pub use part::{Part, Partition, Rows};
 pub use pipeline_schema::pipeline_schema;
+pub use reproducible::{Class, Reproducible, Tolerance, Tolerances};
 pub use roots::roots;
 pub use session::{Invocation, LockMode, SessionError, SessionSummary, run_file};
-pub use verify::{StageVerdict, Verdict, Verification, VerifyOptions, verify, verify_locked};
+pub use verify::{
+    Blame, Choice, Circumstance, Interruption, InterruptionOptions, InterruptionTrial, Kill,
+    LeftOut, Means, Perturbation, Repetition, Sample, StageVerdict, Surroundings, Verdict,
+    Verification, VerifyOptions, interrupt, interrupted_child, perturbations,
+    perturbed_environment, verify, verify_locked,
+};
 pub use views::write_view;
 pub use workspace::Workspace;

@@ -137,6 +137,15 @@ pub struct Deferred {
     pub waits_for: String,
 }
 
+impl std::fmt::Debug for Graph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Graph")
+            .field("name", &self.name)
+            .field("instances", &self.instances.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Graph {
     /// Position of the instance called `name`.
     pub fn position(&self, name: &str) -> Option<usize> {

@@ -75,6 +75,8 @@ pub struct SessionSummary {
     pub at_a_glance: bool,
     /// What is odd about the pipeline but not wrong.
     pub warnings: Vec<Diagnostic>,
+    /// The pipeline, if the run came to its end and had to read it.
+    pub graph: Option<Box<Graph>>,
 }
 
 /// What somebody asks for: a pipeline file and what to do with it.
@@ -130,7 +132,7 @@ pub fn run_file(
         folder: None,
         ran: BTreeMap::new(),
     };
-    let graph = match phases.graph()? {
+    let mut graph = match phases.graph()? {
         ControlFlow::Continue(graph) => graph,
         ControlFlow::Break(failed) => return Ok(*failed),
     };
@@ -161,6 +163,7 @@ pub fn run_file(
                 differences,
                 at_a_glance: false,
                 warnings: graph.warnings,
+                graph: None,
             });
         }
     }
@@ -195,7 +198,8 @@ pub fn run_file(
         run: summary,
         differences,
         at_a_glance: false,
-        warnings: graph.warnings,
+        warnings: std::mem::take(&mut graph.warnings),
+        graph: Some(Box::new(graph)),
     })
 }
 
@@ -263,6 +267,7 @@ impl Phases<'_> {
                     differences: Vec::new(),
                     at_a_glance: false,
                     warnings: graph.warnings,
+                    graph: None,
                 })));
             }
             let stages = &summary.record.stages;
@@ -387,6 +392,7 @@ fn at_a_glance(
         differences: Vec::new(),
         at_a_glance: true,
         warnings: Vec::new(),
+        graph: None,
     })
 }
 

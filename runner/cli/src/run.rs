@@ -111,7 +111,13 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
     }
     display.finish();
     match result {
-        Ok(summary) => report(program, &summary),
+        Ok(summary) => {
+            let reported = report(program, &summary);
+            // The program ends here. To give a large pipeline back in its many small pieces would take it longer than to
+            // read it did.
+            std::mem::forget(summary);
+            reported
+        }
         Err(SessionError::Pipeline(mistakes)) => Err(program.mistakes(&file, &mistakes)),
         Err(SessionError::Run(error)) => Err(error.into()),
         Err(SessionError::Lock(error)) => Err(error.into()),

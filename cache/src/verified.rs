@@ -120,7 +120,7 @@ fn names(store: &Store) -> Result<Vec<String>, StoreError> {
     Ok(entries
         .into_iter()
         .map(|entry| entry.name)
-        .filter(|name| name.ends_with(".jsonl"))
+        .filter(|name| name.rsplit('.').next() == Some("jsonl"))
         .collect())
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use natron_artifacts::{Cancel, Manifest};
-use natron_cache::{Confirmation, ConfirmationLog, Execution, StageKey, Store, clock};
+use natron_cache::{Confirmation, ConfirmationLog, Confirmed, Execution, StageKey, Store, clock};
 use serde::Serialize;
 
 use crate::{
@@ -252,31 +252,7 @@ pub fn verify(
         .collect();
     let confirmed = store.confirmed()?;
     let setups = setups(options);
-    let candidates: Vec<sampling::Candidate> = selected
-        .iter()
-        .filter_map(|&index| {
-            let name = &graph.instances[index].name;
-            let recorded = recorded.get(name.as_str())?;
-            Some(sampling::Candidate {
-                index,
-                name: name.clone(),
-                seconds: recorded.execution.seconds * setups.len() as f64,
-                confirmed_ms: confirmed.get(&recorded.key).map(|c| c.last_unix_ms),
-            })
-        })
-        .collect();
-    let (chosen, left) = sampling::choose(&candidates, options.choice, options.seed);
-    let mut left: BTreeMap<usize, String> = left.into_iter().collect();
-    let mut planned: BTreeSet<usize> = chosen;
-    for &index in &selected {
-        if !recorded.contains_key(graph.instances[index].name.as_str()) {
-            if options.choice == Choice::All {
-                planned.insert(index);
-            } else {
-                left.insert(index, "no result to compare with".into());
-            }
-        }
-    }
+    let (planned, mut left) = plan(graph, &selected, options, &setups, &recorded, &confirmed);
     watcher.event(&Event::Planned {
         stages: planned.len(),
     });
@@ -323,17 +299,7 @@ pub fn verify(
             continue;
         };
         verdict.confirmed_before = before.map_or(0, |c| c.times);
-        if let (Verdict::Confirmed { class }, Some(key)) = (&verdict.verdict, verdict.key) {
-            let confirmation = Confirmation {
-                key,
-                class: class.name().to_owned(),
-                host: verification.here.host.clone(),
-                unix_ms: clock::unix_ms(),
-                times: verdict.repetitions.len() as u64,
-            };
-            // Counts that cannot be kept (a store that is read-only) change nothing about the result.
-            let _ = log.add(&confirmation);
-        }
+        confirm(&mut log, &verdict, &verification.here.host);
         let outcome = if verdict.is_confirmed() {
             Outcome::Unchanged
         } else {
@@ -352,6 +318,54 @@ pub fn verify(
     });
     verification.left_out = left.collect();
     Ok(verification)
+}
+
+/// Counts a stage that came out again. Counts that cannot be kept (in a store that is read-only) change nothing about the
+/// result.
+fn confirm(log: &mut ConfirmationLog<'_>, verdict: &StageVerdict, host: &str) {
+    if let (Verdict::Confirmed { class }, Some(key)) = (&verdict.verdict, verdict.key) {
+        let _ = log.add(&Confirmation {
+            key,
+            class: class.name().to_owned(),
+            host: host.to_owned(),
+            unix_ms: clock::unix_ms(),
+            times: verdict.repetitions.len() as u64,
+        });
+    }
+}
+
+/// The stages to repeat, and why others are not.
+fn plan(
+    graph: &Graph,
+    selected: &BTreeSet<usize>,
+    options: &VerifyOptions,
+    setups: &[Setup],
+    recorded: &BTreeMap<&str, Recorded<'_>>,
+    confirmed: &BTreeMap<StageKey, Confirmed>,
+) -> (BTreeSet<usize>, BTreeMap<usize, String>) {
+    let of = |index: usize| recorded.get(graph.instances[index].name.as_str());
+    let candidates: Vec<sampling::Candidate> = selected
+        .iter()
+        .filter_map(|&index| {
+            let recorded = of(index)?;
+            Some(sampling::Candidate {
+                index,
+                name: graph.instances[index].name.clone(),
+                seconds: recorded.execution.seconds * setups.len() as f64,
+                confirmed_ms: confirmed.get(&recorded.key).map(|c| c.last_unix_ms),
+            })
+        })
+        .collect();
+    let (mut planned, left) = sampling::choose(&candidates, options.choice, options.seed);
+    let mut left: BTreeMap<usize, String> = left.into_iter().collect();
+    for &index in selected.iter().filter(|&&index| of(index).is_none()) {
+        if options.choice == Choice::All {
+            planned.insert(index);
+        } else {
+            left.insert(index, "no result to compare with".into());
+        }
+    }
+    (planned, left)
 }
 
 /// What there is of a stage to compare with.

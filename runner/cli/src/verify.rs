@@ -48,10 +48,6 @@ start-time, umask, host-name, home; what a stage declares in its environment is 
 ///
 /// Each stage runs from its recorded inputs, in a scratch folder, under other conditions. Of the cache only the counts of
 /// confirmed results are changed. A stage may say that less than equal bytes will do: `reproducible` in the pipeline file.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "they are flags of a command line"
-)]
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {

@@ -455,8 +455,14 @@ impl Bench<'_> {
 
     /// Names and sizes of what is in the checkpoint folder.
     fn checkpoint(&self, folder: &Path) -> BTreeMap<String, u64> {
-        let path = folder.join("cache/v1/ckpt").join(self.key.to_string());
-        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        // Below the folder of the store's version.
+        let versions = fs::read_dir(folder.join("cache"));
+        let entries = versions
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|version| version.path().join("ckpt").join(self.key.to_string()))
+            .flat_map(|path| fs::read_dir(path).into_iter().flatten().flatten());
         entries
             .filter_map(|entry| {
                 let size = entry.metadata().ok()?.len();

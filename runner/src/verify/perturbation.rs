@@ -464,7 +464,9 @@ impl Wanted<'_> {
         } else if self.has(Perturbation::Home) {
             let link = self.aside.join(format!("home-{}", self.n));
             let target = if real.is_empty() { "/" } else { &real };
-            if std::os::unix::fs::symlink(target, &link).is_ok() {
+            let made = fs::create_dir_all(self.aside)
+                .and_then(|()| std::os::unix::fs::symlink(target, &link));
+            if made.is_ok() {
                 here = link.display().to_string();
                 environment.insert("HOME".into(), here.clone());
                 changed = true;

@@ -304,8 +304,7 @@ fn other_order(
 fn threads(instance: &Instance, setup: &Setup, recorded: u32) -> (usize, bool) {
     let all = std::thread::available_parallelism().map_or(1, Into::into);
     let most = match instance.resources.threads {
-        Threads::One => return (1, true),
-        Threads::Count(1) => return (1, true),
+        Threads::One | Threads::Count(1) => return (1, true),
         Threads::Count(n) => n as usize,
         Threads::All => usize::MAX,
     };

@@ -16,6 +16,7 @@
 //!   quarantine/        objects whose content is not what their name says
 //!   roots/<id>         the workspaces that use the store
 //!   verified/          which results were computed again, one file for each writer
+//!   pins/<id>          results that collection leaves alone
 //!   trash/             on its way out
 //! ```
 //!
@@ -37,6 +38,7 @@ pub mod clock;
 pub mod collect;
 pub mod health;
 pub mod recording;
+pub mod stats;
 
 mod actions;
 mod commits;
@@ -60,6 +62,6 @@ pub use stat_cache::{FileStat, StatCache, StatError};
 pub use storage::{
     Disk, Durability, Entry, EntryKind, Storage, StorageFile, StorageReader, read_regular,
 };
-pub use store::{Committed, Scratch, Store, Workspace, layout_root};
+pub use store::{Committed, Pin, Scratch, Store, Workspace, layout_root};
 pub use store_error::StoreError;
 pub use verified::{Confirmation, ConfirmationLog, Confirmed};

@@ -222,7 +222,7 @@ pub(crate) fn run_within(
 ) -> Result<RunSummary, RunError> {
     let started = Instant::now();
     let (shared, watching) = (Arc::clone(folder), Arc::clone(watcher));
-    let mut run = Run::open(graph, workspace, options, shared, watching)?;
+    let mut run = Run::open(graph, workspace, options, shared, watching, false)?;
     let selected = run
         .nodes
         .iter()
@@ -262,6 +262,7 @@ pub fn standings(
         options,
         Arc::new(RunFolder::nowhere()),
         unwatched,
+        true,
     )?;
     run.settle_all()?;
     run.save_stat_cache();
@@ -390,13 +391,19 @@ impl<'a> Run<'a> {
         options: &RunOptions,
         folder: Arc<RunFolder>,
         watcher: Arc<dyn Watcher>,
+        only_looks: bool,
     ) -> Result<Self, RunError> {
         if graph.device == DeviceChoice::Cuda {
             return Err(RunError::NoGpu);
         }
-        std::fs::create_dir_all(workspace.state())?;
-        let store = Store::open(workspace.cache(), options.durability)?;
-        store.register(workspace.root())?;
+        let store = if only_looks {
+            Store::open_to_read(workspace.cache())?
+        } else {
+            std::fs::create_dir_all(workspace.state())?;
+            let store = Store::open(workspace.cache(), options.durability)?;
+            store.register(workspace.root())?;
+            store
+        };
         let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), options.paranoid);
         let last = RunRecord::last_results(workspace, &graph.name);
         let forced = select(graph, &options.force)?;

@@ -104,7 +104,7 @@ pub fn explain(
 ) -> Result<Explanation, RunError> {
     let standings = standings(graph, workspace, options)?;
     let last = RunRecord::last_results(workspace, &graph.name);
-    let store = Store::open(workspace.cache(), options.durability)?;
+    let store = Store::open_to_read(workspace.cache())?;
     let mut stages = Vec::new();
     for standing in &standings {
         let before = last.get(&standing.name).and_then(|stage| stage.key);

@@ -14,6 +14,7 @@ mod names;
 mod interpolate;
 mod overrides;
 
+mod accept;
 mod axis;
 mod condition;
 mod definition;
@@ -57,6 +58,7 @@ mod session;
 mod table;
 mod verify;
 
+pub use accept::{Acceptance, AcceptanceVerdict, accept};
 pub use axis::{AxisValues, Take};
 pub use diagnostic::{Diagnostic, Label, Place, Severity, SourceText, code};
 pub use did_you_mean::nearest as did_you_mean;
@@ -78,7 +80,7 @@ pub use parameters::typical_signature;
 pub use part::{Part, Partition, Rows};
 pub use pipeline_schema::pipeline_schema;
 pub use reproducible::{Class, Reproducible, Tolerance, Tolerances};
-pub use roots::roots;
+pub use roots::{Doubt, roots};
 pub use session::{Invocation, LockMode, SessionError, SessionSummary, run_file};
 pub use verify::{
     Blame, Choice, Circumstance, Interruption, InterruptionOptions, InterruptionTrial, Kill,

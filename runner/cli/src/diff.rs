@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use natron_cache::{Durability, Record, StageKey, Store, diff};
+use natron_cache::{Record, StageKey, Store, diff};
 use natron_runner::{
     Workspace,
     history::{RunRecord, StageRecord},
@@ -120,7 +120,7 @@ fn compare(
     before: &RunRecord,
     after: &RunRecord,
 ) -> Result<Vec<StageDiff>, Failure> {
-    let store = Store::open(workspace.cache(), Durability::default())?;
+    let store = Store::open_to_read(workspace.cache())?;
     let by_name = |run: &'_ RunRecord| -> BTreeMap<String, StageRecord> {
         run.stages
             .iter()

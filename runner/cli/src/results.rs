@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use natron_artifacts::{Artifact, Manifest};
-use natron_cache::{Confirmed, Durability, StageKey, Store};
+use natron_cache::{Confirmed, StageKey, Store};
 use natron_runner::{
     Forecast, Graph, RunOptions, Workspace, history::RunRecord, select, standings,
 };
@@ -35,7 +35,7 @@ impl StageOutput {
     /// How often `natron verify` computed it again with the result that it has to have.
     pub(crate) fn confirmed(&self, workspace: &Workspace) -> Confirmed {
         let read = |key: StageKey| {
-            let store = Store::open(workspace.cache(), Durability::default()).ok()?;
+            let store = Store::open_to_read(workspace.cache()).ok()?;
             store.confirmed().ok()?.remove(&key)
         };
         self.key.and_then(read).unwrap_or_default()
@@ -43,7 +43,7 @@ impl StageOutput {
 
     /// The artifact itself, its bytes checked.
     pub(crate) fn open(&self, workspace: &Workspace) -> Result<Artifact, Failure> {
-        let store = Store::open(workspace.cache(), Durability::default())?;
+        let store = Store::open_to_read(workspace.cache())?;
         store.open_artifact(&self.manifest).map_err(|error| {
             let failure = Failure::from(error.clone());
             if error.is_missing() {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use natron_artifacts::Kind;
-use natron_cache::{Durability, StageKey, Store};
+use natron_cache::{StageKey, Store};
 use natron_runner::{
     Outcome, Workspace,
     history::{RunRecord, StageRecord},
@@ -178,7 +178,7 @@ fn metric_values(
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let store = Store::open(workspace.cache(), Durability::default())?;
+    let store = Store::open_to_read(workspace.cache())?;
     Ok(names
         .iter()
         .map(|name| metric_value(&store, run, name))
@@ -191,7 +191,7 @@ fn nearest_metric(
     runs: &[RunRecord],
     name: &str,
 ) -> Result<Option<String>, Failure> {
-    let store = Store::open(workspace.cache(), Durability::default())?;
+    let store = Store::open_to_read(workspace.cache())?;
     let mut names = Vec::new();
     for stage in runs.first().map_or(&[][..], |run| &run.stages) {
         let record = stage.key.and_then(|key| store.record(&StageKey::new(key)));

@@ -5,6 +5,7 @@
     reason = "helpers of tests; what they unwrap is what the tests are about"
 )]
 
+mod cache;
 mod corpus;
 mod help;
 mod natron;

@@ -43,6 +43,9 @@ pub struct Execution {
     /// Name of the machine.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub host: String,
+    /// Threads that it had; 0 where that is not known.
+    #[serde(default)]
+    pub threads: u32,
     /// Version of the program.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub runner_version: String,

@@ -15,6 +15,7 @@
 //!   lease/holders      who computes them, and a stamp that changes with each commit
 //!   quarantine/        objects whose content is not what their name says
 //!   roots/<id>         the workspaces that use the store
+//!   verified/          which results were computed again, one file for each writer
 //!   pins/<id>          results that collection leaves alone
 //!   trash/             on its way out
 //! ```
@@ -51,6 +52,7 @@ mod stat_cache;
 mod storage;
 mod store;
 mod store_error;
+mod verified;
 mod writer;
 
 pub use actions::{Accepted, DamagedRecord, Execution, Hit, Record};
@@ -62,3 +64,4 @@ pub use storage::{
 };
 pub use store::{Committed, Pin, Scratch, Store, Workspace, layout_root};
 pub use store_error::StoreError;
+pub use verified::{Confirmation, ConfirmationLog, Confirmed};

@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use natron_artifacts::{Artifact, Cancel, DeviceGrant, Digest, Level, Manifest, StageError};
+use natron_artifacts::{
+    Artifact, Cancel, Conditions, DeviceGrant, Digest, Level, Manifest, StageError,
+};
 use natron_cache::{
     Durability, Hit, Ingredients, InputIngredient, StageKey, StatCache, Store, StoreError,
 };
@@ -51,6 +53,8 @@ pub struct RunOptions {
     pub paranoid: bool,
     /// Whether results survive a power cut.
     pub durability: Durability,
+    /// What surrounds the stages, as far as they can tell.
+    pub conditions: Conditions,
     /// Do not write a run record.
     pub unrecorded: bool,
     /// The pipeline file as the user named it, for the run record.
@@ -470,6 +474,7 @@ impl<'a> Run<'a> {
                 workspace: workspace.clone(),
                 store,
                 stat_cache,
+                conditions: options.conditions.clone(),
                 live: Mutex::default(),
                 folder,
                 watcher,

@@ -23,6 +23,7 @@ mod parameters;
 mod part;
 mod ready;
 mod references;
+mod reproducible;
 mod sample;
 mod settings;
 mod sobol;
@@ -68,7 +69,7 @@ pub use artifact_change::{
 pub use axis::{AxisValues, Take};
 pub use diagnostic::{Diagnostic, Label, Place, Severity, SourceText, code};
 pub use did_you_mean::nearest as did_you_mean;
-pub use divergence::{Divergence, first_divergence};
+pub use divergence::{Comparison, Divergence, compare, first_divergence};
 pub use events::{Event, Outcome, Unwatched, Watcher};
 pub use execute::{
     Forecast, RunError, RunOptions, RunSummary, Standing, run, select, standings, with_producers,
@@ -89,11 +90,17 @@ pub use noop::forget;
 pub use parameters::typical_signature;
 pub use part::{Part, Partition, Rows};
 pub use pipeline_schema::pipeline_schema;
+pub use reproducible::{Class, Reproducible, Tolerance, Tolerances};
 pub use roots::{Doubt, roots};
 pub use run_list::{FindRunError, Outcomes, RunEnd, RunEntry, RunList, find_run};
 pub use session::{Invocation, LockMode, SessionError, SessionSummary, run_file};
 pub use source_text::{LONGEST_TEXT, SourceFact, SourceFacts, SourceTexts};
 pub use text_diff::unified_diff;
-pub use verify::{StageVerdict, Verdict, Verification, VerifyOptions, verify, verify_locked};
+pub use verify::{
+    Blame, Choice, Circumstance, Interruption, InterruptionOptions, InterruptionTrial, Kill,
+    LeftOut, Means, Perturbation, Repetition, Sample, StageVerdict, Surroundings, Verdict,
+    Verification, VerifyOptions, interrupt, interrupted_child, perturbations,
+    perturbed_environment, verify, verify_locked,
+};
 pub use views::write_view;
 pub use workspace::Workspace;

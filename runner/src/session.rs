@@ -168,12 +168,20 @@ pub fn run_file(
         }
     }
     views::check(&graph, workspace, file)?;
+    // What the lock names may be replaced by what the run makes: it is looked for before.
+    let kept = match &locked {
+        Some(entries) => lock::kept_results(workspace, entries).map_err(RunError::from)?,
+        None => BTreeMap::new(),
+    };
     let summary = phases.run(&graph, started)?;
     let mut differences = Vec::new();
     if summary.succeeded() {
         show_views(&graph, workspace, &summary, watcher)?;
         match (&locked, lock_mode) {
-            (Some(entries), _) => differences = compare(&summary, entries),
+            (Some(entries), _) => {
+                differences = lock::compare_run(&graph, workspace, &summary, entries, &kept)
+                    .map_err(RunError::from)?;
+            }
             (None, LockMode::Write) => write_lock(&graph, &summary, &lock_file)?,
             (None, _) => {}
         }
@@ -413,24 +421,6 @@ fn at_a_glance(
         warnings: Vec::new(),
         graph: None,
     })
-}
-
-/// How the stages of a finished run differ from the lock's entries.
-fn compare(summary: &RunSummary, entries: &BTreeMap<String, LockEntry>) -> Vec<LockDifference> {
-    let stages = summary.record.stages.iter();
-    stages
-        .filter_map(|stage| {
-            let entry = entries.get(&stage.name)?;
-            let ingredients = summary.ingredients.get(&stage.name)?;
-            Some(lock::differences(
-                &stage.name,
-                entry,
-                ingredients,
-                Some(&stage.outputs),
-            ))
-        })
-        .flatten()
-        .collect()
 }
 
 /// Writes what the run itself found: files that were changed meanwhile do not matter.

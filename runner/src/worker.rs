@@ -10,8 +10,8 @@ use std::{
 };
 
 use natron_artifacts::{
-    Artifact, Cancel, DeviceGrant, Digest, FileContent, Files, Input, Kind, Level, Lineage,
-    Manifest, Observer, Progress, StageContext, StageContextParts, StageError,
+    Artifact, Cancel, Conditions, DeviceGrant, Digest, FileContent, Files, Input, Kind, Level,
+    Lineage, Manifest, Observer, Progress, StageContext, StageContextParts, StageError,
 };
 use natron_cache::{Execution, Ingredients, Lease, StageKey, StatCache, Store, StoreError, clock};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -65,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) workspace: Workspace,
     pub(crate) store: Store,
     pub(crate) stat_cache: StatCache,
+    pub(crate) conditions: Conditions,
     /// Artifacts of this run that consumers still wait for, by content.
     pub(crate) live: Mutex<BTreeMap<(Kind, Digest), Artifact>>,
     pub(crate) folder: Arc<RunFolder>,
@@ -168,6 +169,7 @@ pub(crate) fn execute(
     let execution = Execution {
         seconds,
         host: shared.host.clone(),
+        threads: job.threads as u32,
         runner_version: env!("CARGO_PKG_VERSION").to_owned(),
         started_unix_ms,
         metrics,
@@ -258,7 +260,8 @@ fn run_stage(
     if job.instance.isolated {
         return Ok(isolated::run(job.instance, &parts)?);
     }
-    let mut context = StageContext::new(parts, job.instance.signature.clone());
+    let context = StageContext::new(parts, job.instance.signature.clone());
+    let mut context = context.under(shared.conditions.clone());
     let pool = pools.of(job.threads)?;
     let stage = &job.instance.parsed.stage;
     let result = catch_unwind(AssertUnwindSafe(|| {

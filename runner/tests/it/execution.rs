@@ -16,7 +16,7 @@ use natron_runner::{
 
 use crate::executing_toys::{EXECUTED, registry};
 
-const PIPELINE: &str = r#"
+pub(crate) const PIPELINE: &str = r#"
 [pipeline]
 name = "toy"
 seed = 7
@@ -41,29 +41,29 @@ views.metrics = "out/sum.json"
 "#;
 
 /// Tests that count executions of the process take turns.
-static TURN: Mutex<()> = Mutex::new(());
+pub(crate) static TURN: Mutex<()> = Mutex::new(());
 
-struct Playground {
-    folder: tempfile::TempDir,
+pub(crate) struct Playground {
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Playground {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("pipeline.toml"), PIPELINE).unwrap();
         fs::write(folder.path().join("numbers.txt"), "1 10\n2 20\n3 30\n").unwrap();
         Self { folder }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn workspace(&self) -> Workspace {
+    pub(crate) fn workspace(&self) -> Workspace {
         Workspace::new(self.folder.path(), None)
     }
 
-    fn edit(&self, from: &str, to: &str) {
+    pub(crate) fn edit(&self, from: &str, to: &str) {
         let path = self.path("pipeline.toml");
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains(from));
@@ -74,7 +74,12 @@ impl Playground {
         self.run_with(&RunOptions::default(), LockMode::Ignore, &Cancel::new())
     }
 
-    fn run_with(&self, options: &RunOptions, lock: LockMode, cancel: &Cancel) -> SessionSummary {
+    pub(crate) fn run_with(
+        &self,
+        options: &RunOptions,
+        lock: LockMode,
+        cancel: &Cancel,
+    ) -> SessionSummary {
         let watcher: Arc<dyn Watcher> = Arc::new(Unwatched);
         let workspace = self.workspace();
         let options = RunOptions {
@@ -115,7 +120,7 @@ impl Playground {
     }
 }
 
-fn load_options(workspace: &Path) -> LoadOptions {
+pub(crate) fn load_options(workspace: &Path) -> LoadOptions {
     LoadOptions {
         workspace: workspace.to_owned(),
         ..LoadOptions::default()

@@ -53,6 +53,7 @@ fn knows_every_key_of_a_stage() {
         "salt",
         "isolation",
         "limits",
+        "reproducible",
     ];
     expected.sort_unstable();
     assert_eq!(known, expected);

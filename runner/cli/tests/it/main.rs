@@ -15,4 +15,5 @@ mod plugins;
 mod reliability;
 mod run;
 mod semantics;
+mod verify;
 mod workspace;

@@ -448,11 +448,14 @@ pub(crate) fn overview(explanation: &Explanation, style: Style) -> String {
         .stages
         .iter()
         .any(|stage| stage.outcome.is_some());
-    let all = units::plural(explanation.stages.len(), "stage");
+    let (n_open, all) = (
+        units::count(n_open as u64),
+        units::plural(explanation.stages.len(), "stage"),
+    );
     let text = if is_over {
         format!("{n_open} of {all} did not come from the cache")
     } else {
-        let time = if seconds > 0.0 && n_open > 0 {
+        let time = if seconds > 0.0 {
             format!(
                 ", about {} of work when they last ran",
                 units::seconds(seconds)

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{Column, Kind};
 
 /// What is known of an artifact before it exists.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PortSchema {
     /// Its kind.
     pub kind: Kind,
@@ -104,7 +104,7 @@ impl Schemas {
 }
 
 /// Which columns of an input table a stage reads.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum InputColumns {
     /// Whatever is there; the key holds the whole table.
     #[default]
@@ -116,7 +116,7 @@ pub enum InputColumns {
 }
 
 /// An input port.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InputPort {
     /// Name below `inputs`.
     pub name: String,
@@ -131,7 +131,7 @@ pub struct InputPort {
 }
 
 /// An output port and what is known of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OutputPort {
     /// Name after the dot in `stage.output`.
     pub name: String,
@@ -140,7 +140,7 @@ pub struct OutputPort {
 }
 
 /// A file or folder outside the store that a stage reads. Its content is part of the key; its path is not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {
     /// Name to ask the context by. A top-level parameter of this name is the path, and so is left out of the key.
     pub name: String,
@@ -149,7 +149,7 @@ pub struct SourceFile {
 }
 
 /// How many threads a stage wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Threads {
     /// One.
     #[default]
@@ -174,7 +174,7 @@ pub enum Gpu {
 }
 
 /// What a stage needs to run. Never part of the key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Resources {
     /// Threads.
     pub threads: Threads,
@@ -185,7 +185,7 @@ pub struct Resources {
 }
 
 /// A stage's declaration.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Signature {
     /// Input ports.
     pub inputs: Vec<InputPort>,
@@ -201,6 +201,10 @@ pub struct Signature {
     pub lineage: bool,
     /// Needs.
     pub resources: Resources,
+    /// Whether all its work is done by a program that it starts: the context's limits hold for that, and a process of the
+    /// stage's own would add nothing.
+    #[serde(default)]
+    pub own_process: bool,
 }
 
 impl Signature {

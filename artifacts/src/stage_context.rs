@@ -9,12 +9,12 @@ use std::{
     },
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Artifact, Bytes, Digest, Files, Kind, Metrics, Model, Signature, StageError, Stream, Streams,
-    Table,
+    Artifact, Bytes, Digest, Files, Kind, Limits, Metrics, Model, Signature, StageError, Stream,
+    Streams, Table,
 };
 
 /// How far a stage is.
@@ -122,7 +122,7 @@ impl DeviceGrant {
 }
 
 /// One stage of the graph above a stage.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LineageStage {
     /// Instance name in the pipeline.
     pub name: String,
@@ -135,7 +135,7 @@ pub struct LineageStage {
 }
 
 /// The graph above a stage, the stage itself last, in a topological order.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Lineage {
     /// Name of the pipeline.
     pub pipeline: String,
@@ -180,6 +180,8 @@ pub struct StageContextParts {
     pub observer: Arc<dyn Observer>,
     /// The request to stop.
     pub cancel: Cancel,
+    /// What programs that the stage starts may take.
+    pub limits: Limits,
 }
 
 impl StageContextParts {
@@ -198,6 +200,7 @@ impl StageContextParts {
             lineage: None,
             observer: Arc::new(Silent),
             cancel: Cancel::new(),
+            limits: Limits::default(),
         }
     }
 
@@ -451,6 +454,11 @@ impl StageContext {
     /// The request to stop.
     pub fn cancel(&self) -> &Cancel {
         &self.parts.cancel
+    }
+
+    /// What programs that the stage starts may take.
+    pub fn limits(&self) -> Limits {
+        self.parts.limits
     }
 
     /// Stops here if somebody asked to.

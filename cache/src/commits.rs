@@ -22,6 +22,7 @@ use crate::{
     actions::Actions,
     clock, frame,
     lease::Leases,
+    mutants,
     objects::{Objects, Staged},
     writer::Writer,
 };
@@ -296,7 +297,9 @@ impl Commits {
             return;
         }
         let mut failed = BTreeMap::new();
-        self.publish_objects(&mut group, &mut failed);
+        if !mutants::is("record_first") {
+            self.publish_objects(&mut group, &mut failed);
+        }
         let committed_ms = clock::unix_ms();
         let mut frames = Vec::new();
         let mut appended = BTreeSet::new();
@@ -317,6 +320,9 @@ impl Commits {
             for ticket in appended {
                 failed.insert(ticket, error.clone());
             }
+        }
+        if mutants::is("record_first") {
+            self.publish_objects(&mut group, &mut failed);
         }
         // Before the leases go: whoever gets one next has to know that there is something to read.
         self.leases

@@ -22,7 +22,7 @@ use nix::{
     libc,
 };
 
-use crate::StageKey;
+use crate::{StageKey, mutants};
 
 const FIRST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_millis(25);
@@ -95,13 +95,16 @@ impl Leases {
 
     /// The lease of `key`, or nothing if somebody else holds it.
     pub(crate) fn try_acquire(self: &Arc<Self>, key: &StageKey) -> Option<Lease> {
-        if !self.held().insert(*key) {
-            return None;
-        }
         let lease = || Lease {
             leases: Arc::clone(self),
             key: *key,
         };
+        if mutants::is("no_lease") {
+            return Some(lease());
+        }
+        if !self.held().insert(*key) {
+            return None;
+        }
         let Some(files) = &self.files else {
             return Some(lease());
         };

@@ -45,6 +45,7 @@ mod frame;
 mod index;
 mod key;
 mod lease;
+mod mutants;
 mod objects;
 mod stat_cache;
 mod storage;
@@ -56,6 +57,8 @@ pub use actions::{Accepted, DamagedRecord, Execution, Hit, Record};
 pub use key::{ColumnIngredient, Difference, Ingredients, InputIngredient, StageKey, diff};
 pub use lease::Lease;
 pub use stat_cache::{FileStat, StatCache, StatError};
-pub use storage::{Disk, Durability, Entry, EntryKind, Storage, StorageFile, StorageReader};
+pub use storage::{
+    Disk, Durability, Entry, EntryKind, Storage, StorageFile, StorageReader, read_regular,
+};
 pub use store::{Committed, Pin, Scratch, Store, Workspace, layout_root};
 pub use store_error::StoreError;

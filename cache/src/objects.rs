@@ -12,7 +12,7 @@ use std::{
 
 use natron_artifacts::{Bytes, Digest};
 
-use crate::{Durability, EntryKind, Storage, StorageFile, StoreError, writer::Writer};
+use crate::{Durability, EntryKind, Storage, StorageFile, StoreError, mutants, writer::Writer};
 
 /// How much is written and hashed at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -117,10 +117,14 @@ impl Objects {
         let Some(mut file) = file.take() else {
             return Ok(());
         };
-        if self.durability == Durability::None {
+        if self.durability == Durability::None || mutants::is("no_flush_of_files") {
             return Ok(());
         }
-        file.sync().map_err(|error| {
+        let mut flushed = file.sync();
+        if mutants::is("flush_again") && flushed.is_err() {
+            flushed = file.sync();
+        }
+        flushed.map_err(|error| {
             let _ = self.storage.remove(path);
             StoreError::io("flush", path)(error)
         })
@@ -141,6 +145,11 @@ impl Objects {
             {
                 // Damage is kept, not replaced in silence.
                 self.quarantine(&object.digest);
+            }
+            if mutants::is("write_in_place") {
+                self.write_in_place(&path, &target)
+                    .map_err(StoreError::io("write", &target))?;
+                return Ok(shard);
             }
             self.storage
                 .rename(&path, &target)
@@ -164,7 +173,9 @@ impl Objects {
         };
         if entry.kind == EntryKind::File {
             match self.storage.read_all(&path) {
-                Ok((bytes, found)) if found == *digest => return Ok(bytes),
+                Ok((bytes, found)) if found == *digest || mutants::is("no_hash_on_read") => {
+                    return Ok(bytes);
+                }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     return Err(StoreError::Missing { digest: *digest });
@@ -182,6 +193,9 @@ impl Objects {
 
     /// Moves whatever has the object's name out of the way, and says where to.
     fn quarantine(&self, digest: &Digest) -> Option<PathBuf> {
+        if mutants::is("quarantine_nothing") {
+            return None;
+        }
         let directory = self.root.join("quarantine");
         let stamp = crate::clock::unix_ms();
         let n = self.next_quarantine.fetch_add(1, Ordering::Relaxed);
@@ -205,8 +219,16 @@ impl Objects {
         Ok(())
     }
 
+    /// Only for a mutant.
+    fn write_in_place(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (bytes, _) = self.storage.read_all(from)?;
+        let _ = self.storage.remove(to);
+        self.storage.create(to)?.write_all(&bytes)?;
+        self.storage.remove(from)
+    }
+
     fn sync_directory(&self, path: &Path) -> Result<(), StoreError> {
-        if self.durability == Durability::None {
+        if self.durability == Durability::None || mutants::is("no_flush_of_directories") {
             return Ok(());
         }
         self.storage

@@ -260,6 +260,8 @@ enum Unflushed {
     Lost,
     Half,
     Zero,
+    /// So many thousandths.
+    Part(usize),
     There,
 }
 
@@ -273,56 +275,97 @@ enum Names {
 
 /// Every state after every prefix of `effects`, each once for each set of promises made until then.
 pub fn crash_states(effects: &[Effect]) -> Vec<(Image, Vec<String>)> {
+    crash_states_from(effects, 0)
+}
+
+/// The same for prefixes of at least `first` effects: what comes before was there when the program started.
+pub fn crash_states_from(effects: &[Effect], first: usize) -> Vec<(Image, Vec<String>)> {
     let mut states = BTreeSet::new();
-    for end in 0..=effects.len() {
+    for end in first..=effects.len() {
         let prefix = &effects[..end];
-        let promises: Vec<String> = prefix
-            .iter()
-            .filter_map(|effect| match effect {
-                Effect::Mark(what) => Some(what.clone()),
-                _ => None,
-            })
-            .collect();
+        let promises = promises(prefix);
+        let open = open_names(prefix);
+        let half = open.len().div_ceil(2);
         for unflushed in [
             Unflushed::Lost,
             Unflushed::Half,
             Unflushed::Zero,
             Unflushed::There,
         ] {
+            let contents = contents(prefix, |_| unflushed);
             for names in [Names::Lost, Names::FirstHalf, Names::LastHalf, Names::There] {
-                states.insert((image(prefix, unflushed, names), promises.clone()));
+                let lost: BTreeSet<usize> = match names {
+                    Names::Lost => open.iter().copied().collect(),
+                    Names::FirstHalf => open[half..].iter().copied().collect(),
+                    Names::LastHalf => open[..half].iter().copied().collect(),
+                    Names::There => BTreeSet::new(),
+                };
+                states.insert((image(prefix, &contents, &lost), promises.clone()));
             }
         }
     }
     states.into_iter().collect()
 }
 
-fn image(effects: &[Effect], unflushed: Unflushed, names: Names) -> Image {
-    let contents = contents(effects, unflushed);
-    // Which changes of names are on the disk for sure: those whose directory was flushed later.
-    let directory_of = |effect: &Effect| match effect {
+/// Up to `n` states after random prefixes of at least `first` effects, in which every file and every name that was not
+/// flushed has its own fate. `random(m)` gives a number below `m`.
+pub fn random_crash_states(
+    effects: &[Effect],
+    first: usize,
+    n: usize,
+    random: &mut dyn FnMut(usize) -> usize,
+) -> Vec<(Image, Vec<String>)> {
+    let mut states = BTreeSet::new();
+    for _ in 0..n {
+        let end = first + random(effects.len() - first + 1);
+        let prefix = &effects[..end];
+        let contents = contents(prefix, |_| match random(5) {
+            0 => Unflushed::Lost,
+            1 => Unflushed::Half,
+            2 => Unflushed::Zero,
+            3 => Unflushed::Part(random(1000)),
+            _ => Unflushed::There,
+        });
+        let often = 2 + random(4);
+        let lost = open_names(prefix)
+            .into_iter()
+            .filter(|_| random(often) == 0)
+            .collect();
+        states.insert((image(prefix, &contents, &lost), promises(prefix)));
+    }
+    states.into_iter().collect()
+}
+
+fn promises(effects: &[Effect]) -> Vec<String> {
+    let marks = effects.iter().filter_map(|effect| match effect {
+        Effect::Mark(what) => Some(what.clone()),
+        _ => None,
+    });
+    marks.collect()
+}
+
+/// The changes of names that are not on the disk for sure: their directory was not flushed later.
+fn open_names(effects: &[Effect]) -> Vec<usize> {
+    let mut last_flush: BTreeMap<&Path, usize> = BTreeMap::new();
+    for (i, effect) in effects.iter().enumerate() {
+        if let Effect::SyncDirectory(path) = effect {
+            last_flush.insert(path, i);
+        }
+    }
+    let is_open = |&i: &usize| match &effects[i] {
         Effect::CreateDirectory(path)
         | Effect::Create(path, _)
         | Effect::Remove(path)
         | Effect::RemoveDirectory(path)
-        | Effect::Rename(_, path) => path.parent().map(Path::to_owned),
-        _ => None,
+        | Effect::Rename(_, path) => path
+            .parent()
+            .is_some_and(|directory| last_flush.get(directory).is_none_or(|&at| at < i)),
+        _ => false,
     };
-    let is_flushed = |i: usize, directory: &Path| {
-        effects[i..]
-            .iter()
-            .any(|later| matches!(later, Effect::SyncDirectory(path) if path == directory))
-    };
-    let open: Vec<usize> = (0..effects.len())
-        .filter(|&i| directory_of(&effects[i]).is_some_and(|directory| !is_flushed(i, &directory)))
-        .collect();
-    let lost: BTreeSet<usize> = match names {
-        Names::Lost => open.into_iter().collect(),
-        Names::FirstHalf => open[open.len().div_ceil(2)..].iter().copied().collect(),
-        Names::LastHalf => open[..open.len().div_ceil(2)].iter().copied().collect(),
-        Names::There => BTreeSet::new(),
-    };
+    (0..effects.len()).filter(is_open).collect()
+}
 
+fn image(effects: &[Effect], contents: &BTreeMap<usize, Vec<u8>>, lost: &BTreeSet<usize>) -> Image {
     // What every name means as the program saw it, and what it means on the disk.
     let mut seen: BTreeMap<&Path, Option<usize>> = BTreeMap::new();
     let mut kept: BTreeMap<&Path, Option<usize>> = BTreeMap::new();
@@ -376,7 +419,10 @@ fn image(effects: &[Effect], unflushed: Unflushed, names: Names) -> Image {
     image
 }
 
-fn contents(effects: &[Effect], unflushed: Unflushed) -> BTreeMap<usize, Vec<u8>> {
+fn contents(
+    effects: &[Effect],
+    mut unflushed: impl FnMut(usize) -> Unflushed,
+) -> BTreeMap<usize, Vec<u8>> {
     let mut files: BTreeMap<usize, (Vec<u8>, usize)> = BTreeMap::new();
     for effect in effects {
         match effect {
@@ -394,10 +440,12 @@ fn contents(effects: &[Effect], unflushed: Unflushed) -> BTreeMap<usize, Vec<u8>
             _ => {}
         }
     }
-    let after_crash = |(mut bytes, flushed): (Vec<u8>, usize)| {
-        match unflushed {
+    let mut after_crash = |number, (mut bytes, flushed): (Vec<u8>, usize)| {
+        let open = bytes.len() - flushed;
+        match unflushed(number) {
             Unflushed::Lost => bytes.truncate(flushed),
-            Unflushed::Half => bytes.truncate(flushed + (bytes.len() - flushed) / 2),
+            Unflushed::Half => bytes.truncate(flushed + open / 2),
+            Unflushed::Part(thousandths) => bytes.truncate(flushed + open * thousandths / 1000),
             Unflushed::Zero => bytes[flushed..].fill(0),
             Unflushed::There => {}
         }
@@ -405,6 +453,6 @@ fn contents(effects: &[Effect], unflushed: Unflushed) -> BTreeMap<usize, Vec<u8>
     };
     files
         .into_iter()
-        .map(|(number, file)| (number, after_crash(file)))
+        .map(|(number, file)| (number, after_crash(number, file)))
         .collect()
 }

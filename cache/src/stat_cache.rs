@@ -17,6 +17,8 @@ use nix::sys::statfs::{self, statfs};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::{mutants, storage::read_regular};
+
 /// Two changes that are further apart than this have different times on a local file system.
 const LOCAL_GRANULARITY_NS: i64 = 10_000_000;
 /// The same on network file systems, on FAT, and where times hold whole seconds only.
@@ -63,7 +65,11 @@ impl From<&Metadata> for FileStat {
             ino: metadata.ino(),
             size: metadata.len(),
             mtime_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
-            ctime_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
+            ctime_ns: if mutants::is("no_change_time") {
+                ns(metadata.mtime(), metadata.mtime_nsec())
+            } else {
+                ns(metadata.ctime(), metadata.ctime_nsec())
+            },
         }
     }
 }
@@ -139,11 +145,8 @@ struct Granularity {
 impl StatCache {
     /// The cache kept at `path`; an empty one if there is none or it is damaged. A paranoid cache trusts nothing it knows.
     pub fn load(path: &Path, is_paranoid: bool) -> Self {
-        // Nothing that could make us wait for ever.
-        let is_file = fs::symlink_metadata(path).is_ok_and(|there| there.is_file());
-        let entries = is_file
-            .then(|| fs::read(path).ok())
-            .flatten()
+        let entries = read_regular(path)
+            .ok()
             .and_then(|bytes| decode(&bytes))
             .unwrap_or_default();
         let state = State {

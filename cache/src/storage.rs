@@ -131,7 +131,7 @@ impl Storage for Disk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageReader>> {
-        Ok(Arc::new(File::open(path)?))
+        Ok(Arc::new(open_regular(path)?))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -182,7 +182,7 @@ impl Storage for Disk {
     }
 
     fn read(&self, path: &Path, offset: u64, length: u64) -> io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
+        let mut file = open_regular(path)?;
         file.seek(SeekFrom::Start(offset))?;
         let mut bytes = Vec::new();
         file.take(length).read_to_end(&mut bytes)?;
@@ -192,6 +192,33 @@ impl Storage for Disk {
     fn read_all(&self, path: &Path) -> io::Result<(Bytes, Digest)> {
         Bytes::read_any(path)
     }
+}
+
+/// Opens a file to be read. What is no regular file is refused: nobody waits for the other end of a pipe.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "it is not a regular file; move it away",
+    ))
+}
+
+/// All bytes of a regular file, as [`open_regular`] opens it.
+///
+/// # Errors
+///
+/// Also for whatever is there and not a regular file.
+pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn entry(name: String, metadata: &fs::Metadata) -> Entry {

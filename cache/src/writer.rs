@@ -9,7 +9,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use crate::Storage;
+use crate::{Storage, mutants, storage::open_regular};
 
 /// A name of its own among all processes that share the store, and a directory for what is not finished.
 ///
@@ -77,17 +77,19 @@ impl Drop for Writer {
 
 /// Removes what dead writers left below `tmp`. Trouble with one of them is left to the next sweep.
 pub(crate) fn sweep(tmp: &Path) -> io::Result<()> {
+    if mutants::is("no_sweep") {
+        return Ok(());
+    }
     for entry in fs::read_dir(tmp)? {
         let path = entry?.path();
         if path
             .extension()
             .is_some_and(|extension| extension == "lock")
         {
-            let is_file = fs::symlink_metadata(&path).is_ok_and(|there| there.is_file());
-            let Some(Ok(lock)) = is_file.then(|| File::open(&path)) else {
+            let Ok(lock) = open_regular(&path) else {
                 continue;
             };
-            if lock.try_lock().is_err() {
+            if lock.try_lock().is_err() && !mutants::is("sweep_the_living") {
                 continue;
             }
             let directory = path.with_extension("");

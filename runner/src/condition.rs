@@ -63,7 +63,7 @@ pub(crate) fn evaluate(
         let rest = &text[reader.at..];
         return Err(reader.mistake(format!("`{rest}` means nothing here")));
     }
-    reader.truth(term, start)
+    Reader::truth(term, start)
 }
 
 struct Reader<'a> {
@@ -78,7 +78,7 @@ impl Reader<'_> {
         Mistake::At(self.at, message.into())
     }
 
-    fn truth(&self, term: Term, at: usize) -> Result<bool, Mistake> {
+    fn truth(term: Term, at: usize) -> Result<bool, Mistake> {
         match term {
             Term::Bool(truth) => Ok(truth),
             other => {
@@ -132,7 +132,7 @@ impl Reader<'_> {
             let second = self.at;
             // Both sides are read, so that a mistake on the right is found whatever the left says.
             let right = part(self)?;
-            term = Term::Bool(join(self.truth(term, start)?, self.truth(right, second)?));
+            term = Term::Bool(join(Self::truth(term, start)?, Self::truth(right, second)?));
         }
         Ok(term)
     }
@@ -151,7 +151,7 @@ impl Reader<'_> {
         let start = self.at;
         let term = self.negated()?;
         self.depth -= 1;
-        Ok(Term::Bool(!self.truth(term, start)?))
+        Ok(Term::Bool(!Self::truth(term, start)?))
     }
 
     fn deeper(&mut self) -> Result<(), Mistake> {

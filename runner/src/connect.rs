@@ -1007,6 +1007,7 @@ fn instance(
             &draft.coordinates,
         )
     });
+    let own_process = signature.own_process;
     Some(Instance {
         name: draft.name,
         stage: id.0.clone(),
@@ -1037,6 +1038,9 @@ fn instance(
         backoff: settings.backoff,
         memory_growth: settings.memory_growth,
         timeout: settings.timeout,
+        // A limit holds for a process, so a stage with limits has one.
+        isolated: !own_process && (settings.isolated || !settings.limits.is_none()),
+        limits: settings.limits,
         on_failure: settings.on_failure,
         salt: settings.salt,
         place: draft.uses,

@@ -18,7 +18,7 @@ const PIPELINE_KEYS: [&str; 5] = ["name", "seed", "numeric", "device", "tokens"]
 const PROFILE_KEYS: [&str; 3] = ["pipeline", "params", "stages"];
 
 /// What the runner knows below `[stages.NAME]`.
-pub(crate) const STAGE_KEYS: [&str; 13] = [
+pub(crate) const STAGE_KEYS: [&str; 15] = [
     "uses",
     "inputs",
     "with",
@@ -32,6 +32,8 @@ pub(crate) const STAGE_KEYS: [&str; 13] = [
     "seed",
     "seed_axes",
     "salt",
+    "isolation",
+    "limits",
 ];
 
 /// A pipeline file whose parts are where they belong.

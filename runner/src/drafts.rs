@@ -6,6 +6,7 @@ use std::{
 };
 
 use natron_artifacts::{Registry, StageKind};
+use rayon::prelude::*;
 
 use crate::{
     Diagnostic, LoadOptions, Part, Place,
@@ -80,6 +81,62 @@ pub(crate) enum Source {
     File(String),
 }
 
+/// A pipeline with fewer stages than this is not worth a second thread.
+const WORTH_THREADS: usize = 64;
+
+/// What became of one stage.
+struct Made {
+    expansion: Expansion,
+    drafts: Option<Vec<Draft>>,
+    used: BTreeSet<String>,
+    mistakes: Vec<Diagnostic>,
+}
+
+fn of_stage(
+    name: &str,
+    stage: &StageDefinition,
+    definition: &Definition,
+    registry: &Registry,
+    options: &LoadOptions,
+) -> Made {
+    let mut used = BTreeSet::new();
+    let mut mistakes = Vec::new();
+    let mut expansion = if stage.is_broken {
+        Expansion::default()
+    } else {
+        expand(name, stage, definition, options, &mut used, &mut mistakes)
+    };
+    let drafts = expansion.instances.take().map(|instances| {
+        instances
+            .into_iter()
+            .map(|coordinates| {
+                let mut maker = Maker {
+                    stage: name,
+                    filler: Filler::new(&definition.params, Some(&coordinates)),
+                    coordinates: &coordinates,
+                    definition,
+                    registry,
+                    mistakes: &mut mistakes,
+                };
+                let draft = maker.draft(stage);
+                used.append(&mut maker.filler.used);
+                let mut found = std::mem::take(&mut maker.filler.mistakes);
+                mistakes.append(&mut found);
+                draft
+            })
+            .collect::<Vec<_>>()
+    });
+    if drafts.is_none() {
+        check_kind_of_broken(stage, registry, &mut mistakes);
+    }
+    Made {
+        expansion,
+        drafts,
+        used,
+        mistakes,
+    }
+}
+
 /// All instances by stage, and the names of `[params]` that they use. Nothing when there are too many.
 pub(crate) fn make(
     definition: &Definition,
@@ -87,38 +144,22 @@ pub(crate) fn make(
     options: &LoadOptions,
     mistakes: &mut Vec<Diagnostic>,
 ) -> Option<(BTreeMap<String, StageDrafts>, BTreeSet<String>)> {
+    let list: Vec<(&String, &StageDefinition)> = definition.stages.iter().collect();
+    let of = |&(name, stage): &(&String, &StageDefinition)| {
+        of_stage(name, stage, definition, registry, options)
+    };
+    let made: Vec<Made> = if list.len() < WORTH_THREADS {
+        list.iter().map(of).collect()
+    } else {
+        list.par_iter().map(of).collect()
+    };
     let mut used = BTreeSet::new();
     let mut stages = BTreeMap::new();
     let mut total = 0;
-    for (name, stage) in &definition.stages {
-        let mut expansion = if stage.is_broken {
-            Expansion::default()
-        } else {
-            expand(name, stage, definition, options, &mut used, mistakes)
-        };
-        let drafts = expansion.instances.take().map(|instances| {
-            instances
-                .into_iter()
-                .map(|coordinates| {
-                    let mut maker = Maker {
-                        stage: name,
-                        filler: Filler::new(&definition.params, Some(&coordinates)),
-                        coordinates: &coordinates,
-                        definition,
-                        registry,
-                        mistakes: &mut *mistakes,
-                    };
-                    let draft = maker.draft(stage);
-                    used.append(&mut maker.filler.used);
-                    let mut found = std::mem::take(&mut maker.filler.mistakes);
-                    mistakes.append(&mut found);
-                    draft
-                })
-                .collect::<Vec<_>>()
-        });
-        if drafts.is_none() {
-            check_kind_of_broken(stage, registry, mistakes);
-        }
+    for ((name, stage), mut made) in list.into_iter().zip(made) {
+        used.append(&mut made.used);
+        mistakes.append(&mut made.mistakes);
+        let (expansion, drafts) = (made.expansion, made.drafts);
         // What the file lists one by one may be as much as it likes.
         if stage.table.contains_key("matrix") {
             total += drafts.as_ref().map_or(1, Vec::len);
@@ -580,7 +621,7 @@ impl Maker<'_> {
         let keys = ["file", "from", "columns", "window"];
         check_keys(&format!("input `{port}`"), table, &keys, self.mistakes);
         let Some(entry) = table.get("file") else {
-            if table.is_empty() || keys.iter().any(|key| table.contains_key(*key)) {
+            if table.is_empty() || keys.iter().any(|key| table.contains_key(key)) {
                 let message = format!("input `{port}` names neither a stage nor a file");
                 self.mistakes.push(
                     node.mistake(code::BAD_INPUT, message, "")

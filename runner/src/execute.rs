@@ -1,7 +1,6 @@
 //! Runs a graph: decides what hits, starts what does not, in parallel, and writes down what happened.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -9,8 +8,9 @@ use std::{
 
 use natron_artifacts::{Artifact, Cancel, DeviceGrant, Digest, Level, Manifest, StageError};
 use natron_cache::{
-    Durability, Ingredients, InputIngredient, StageKey, StatCache, Store, StoreError,
+    Durability, Hit, Ingredients, InputIngredient, StageKey, StatCache, Store, StoreError,
 };
+use rayon::prelude::*;
 use thiserror::Error;
 
 use crate::{
@@ -23,6 +23,9 @@ use crate::{
     worker::{Executed, Job, JobError, Shared, open},
     workers::Hall,
 };
+
+/// Fewer stages than this are looked up by one thread.
+const WORTH_THREADS: usize = 64;
 
 /// A run has at most this many threads for each core, whatever it was asked for.
 const MOST_THREADS_PER_CORE: usize = 4;
@@ -336,6 +339,13 @@ fn with_consumers(graph: &Graph, indices: &BTreeSet<usize>) -> BTreeSet<usize> {
     reached
 }
 
+/// What a look at a stage found.
+struct Looked {
+    key: StageKey,
+    ingredients: Ingredients,
+    hit: Option<Hit>,
+}
+
 pub(crate) struct Run<'a> {
     graph: &'a Graph,
     shared: Arc<Shared>,
@@ -355,7 +365,7 @@ pub(crate) struct Run<'a> {
     /// Stages that are tried again at a time.
     resting: Vec<(Instant, usize)>,
     /// What keys hold of parts of tables, by the table and the part.
-    seen_rows: RefCell<BTreeMap<(Digest, String), InputIngredient>>,
+    seen_rows: Mutex<BTreeMap<(Digest, String), InputIngredient>>,
 }
 
 /// Why it is not known what comes in at a port.
@@ -453,7 +463,7 @@ impl<'a> Run<'a> {
             allowed,
             file: options.file.clone(),
             resting: Vec::new(),
-            seen_rows: RefCell::default(),
+            seen_rows: Mutex::default(),
             shared: Arc::new(Shared {
                 workspace: workspace.clone(),
                 store,
@@ -468,13 +478,35 @@ impl<'a> Run<'a> {
 
     /// Settles every stage whose producers are done, until nothing changes.
     fn settle_all(&mut self) -> Result<(), RunError> {
-        for index in 0..self.nodes.len() {
-            // Producers come first in the list, so one pass reaches everything.
-            if self.nodes[index].state == State::Waiting && self.missing[index] == 0 {
-                self.settle(index)?;
+        let mut level: Vec<usize> = (0..self.nodes.len())
+            .filter(|&index| self.can_be_settled(index))
+            .collect();
+        while !level.is_empty() {
+            let this = &*self;
+            let looked: Vec<_> = if level.len() < WORTH_THREADS {
+                level.iter().map(|&index| this.look(index)).collect()
+            } else {
+                level.par_iter().map(|&index| this.look(index)).collect()
+            };
+            let mut next = Vec::new();
+            for (index, looked) in level.into_iter().zip(looked) {
+                // One before it may have found that its producer has to run again.
+                if !self.can_be_settled(index) {
+                    continue;
+                }
+                self.settle(index, looked)?;
+                if self.nodes[index].state == State::Done {
+                    let consumers = self.consumers[index].iter().copied();
+                    next.extend(consumers.filter(|&consumer| self.can_be_settled(consumer)));
+                }
             }
+            level = next;
         }
         Ok(())
+    }
+
+    fn can_be_settled(&self, index: usize) -> bool {
+        self.nodes[index].state == State::Waiting && self.missing[index] == 0
     }
 
     /// Settles what became possible when the stage `index` ended.
@@ -486,8 +518,9 @@ impl<'a> Run<'a> {
             }
             for position in 0..self.consumers[done].len() {
                 let consumer = self.consumers[done][position];
-                if self.nodes[consumer].state == State::Waiting && self.missing[consumer] == 0 {
-                    self.settle(consumer)?;
+                if self.can_be_settled(consumer) {
+                    let looked = self.look(consumer);
+                    self.settle(consumer, looked)?;
                     open.push(consumer);
                 }
             }
@@ -495,16 +528,46 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Computes the key of a stage whose inputs are known, and looks it up.
-    fn settle(&mut self, index: usize) -> Result<(), RunError> {
+    /// Computes the key of a stage whose inputs are known, and looks it up. Changes nothing, so that many can be looked at
+    /// at once.
+    fn look(&self, index: usize) -> Result<Looked, Unbound> {
         let instance = &self.graph.instances[index];
-        let failed = |error: SourceError| RunError::Source {
-            stage: instance.name.clone(),
-            message: error.to_string(),
+        let bound = self.bound(index)?;
+        let bound = bound
+            .into_iter()
+            .map(|(port, list)| (port, list.into_iter().map(|(_, bound)| bound).collect()))
+            .collect();
+        let stat_cache = &self.shared.stat_cache;
+        let ingredients = ingredients(self.graph, instance, &bound, stat_cache)?;
+        let key = ingredients.key();
+        let hit = if self.nodes[index].forced {
+            None
+        } else {
+            let found = self.shared.store.lookup(&key);
+            found.map_err(|error| Unbound::Job(error.into()))?
         };
-        let bound = match self.bound(index) {
-            Ok(bound) => bound,
-            Err(Unbound::Source(error)) => return Err(failed(error)),
+        Ok(Looked {
+            key,
+            ingredients,
+            hit,
+        })
+    }
+
+    /// Takes in what a look at a stage found.
+    fn settle(&mut self, index: usize, looked: Result<Looked, Unbound>) -> Result<(), RunError> {
+        let instance = &self.graph.instances[index];
+        let Looked {
+            key,
+            ingredients,
+            hit,
+        } = match looked {
+            Ok(looked) => looked,
+            Err(Unbound::Source(error)) => {
+                return Err(RunError::Source {
+                    stage: instance.name.clone(),
+                    message: error.to_string(),
+                });
+            }
             Err(Unbound::Job(JobError::Store(error))) => return Err(error.into()),
             Err(Unbound::Job(JobError::LostInput {
                 port,
@@ -519,25 +582,11 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
         };
-        let bound = bound
-            .into_iter()
-            .map(|(port, list)| (port, list.into_iter().map(|(_, bound)| bound).collect()))
-            .collect();
-        let stat_cache = &self.shared.stat_cache;
-        let ingredients = ingredients(self.graph, instance, &bound, stat_cache).map_err(failed)?;
-        let key = ingredients.key();
         let node = &mut self.nodes[index];
         node.key = Some(key);
         node.ingredients = Some(ingredients);
-        if !node.forced
-            && let Some(record) = self.shared.store.lookup(&key)?
-        {
-            self.finish(
-                index,
-                Outcome::Hit,
-                record.outputs,
-                record.execution.seconds,
-            );
+        if let Some(hit) = hit {
+            self.finish(index, Outcome::Hit, hit.outputs, hit.execution.seconds);
         } else if self.allowed.contains(&index) {
             self.make_ready(index);
         } else {
@@ -620,7 +669,12 @@ impl<'a> Run<'a> {
         position: usize,
     ) -> Result<InputIngredient, JobError> {
         let known = (manifest.bytes, format!("{part:?} {:?}", seen.columns()));
-        if let Some(ingredient) = self.seen_rows.borrow().get(&known) {
+        let known_rows = || {
+            self.seen_rows
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some(ingredient) = known_rows().get(&known) {
             return Ok(ingredient.clone());
         }
         let lost = |warning| JobError::LostInput {
@@ -633,9 +687,7 @@ impl<'a> Run<'a> {
             unreachable!("only tables have parts");
         };
         let ingredient = Part::ingredient(&table);
-        self.seen_rows
-            .borrow_mut()
-            .insert(known, ingredient.clone());
+        known_rows().insert(known, ingredient.clone());
         Ok(ingredient)
     }
 

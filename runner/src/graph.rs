@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use natron_artifacts::{Digest, Hasher, ParsedStage, Registry, Resources, Signature};
+use natron_artifacts::{Digest, Hasher, Limits, ParsedStage, Registry, Resources, Signature};
 use petgraph::graph::DiGraph;
 use serde_json::Value;
 
@@ -137,6 +137,15 @@ pub struct Deferred {
     pub waits_for: String,
 }
 
+impl std::fmt::Debug for Graph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Graph")
+            .field("name", &self.name)
+            .field("instances", &self.instances.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Graph {
     /// Position of the instance called `name`.
     pub fn position(&self, name: &str) -> Option<usize> {
@@ -224,6 +233,10 @@ pub struct Instance {
     pub memory_growth: f64,
     /// How long it may take.
     pub timeout: Option<Duration>,
+    /// Whether it runs in a process of its own.
+    pub isolated: bool,
+    /// What its process may take.
+    pub limits: Limits,
     /// What a failure does to the rest.
     pub on_failure: OnFailure,
     /// Part of the key, to disown a family of results.

@@ -14,6 +14,7 @@ use std::{
 };
 
 use natron_artifacts::{Digest, Manifest};
+use natron_cache::read_regular;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -114,7 +115,7 @@ impl RunRecord {
     /// The same without the stages of the run that it says is the same.
     fn read_own(workspace: &Workspace, id: &str) -> io::Result<Self> {
         let folder = runs(workspace).join(id);
-        match fs::read(folder.join("run.json")) {
+        match read_regular(&folder.join("run.json")) {
             Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::read_start(&folder),
             Err(error) => Err(error),
@@ -124,7 +125,7 @@ impl RunRecord {
     fn read_start(folder: &Path) -> io::Result<Self> {
         let path = folder.join("start.json");
         let mut record: Self =
-            serde_json::from_slice(&fs::read(&path)?).map_err(io::Error::other)?;
+            serde_json::from_slice(&read_regular(&path)?).map_err(io::Error::other)?;
         record.state = match File::open(&path)?.try_lock_shared() {
             Err(TryLockError::WouldBlock) => RunState::Running,
             _ => RunState::Killed,

@@ -38,6 +38,7 @@ mod execute;
 mod expand;
 mod gpus;
 mod ingredients;
+mod isolated;
 mod schedule;
 mod views;
 mod worker;
@@ -71,6 +72,7 @@ pub use graph::{
     AwaitedAxis, Deferred, DeviceChoice, EdgeLabel, Graph, InputEdge, Instance, LoadOptions,
     Numeric, OnFailure, load, load_text,
 };
+pub use isolated::execute_isolated;
 pub use lock::{LockDifference, LockEntry, LockError, LockFile, LockedOutput, lock_path};
 pub use noop::forget;
 pub use parameters::typical_signature;

@@ -18,7 +18,7 @@ use std::{
 };
 
 use natron_artifacts::{Digest, Hasher, Registry};
-use natron_cache::{FileStat, InputIngredient, StatCache};
+use natron_cache::{FileStat, InputIngredient, StatCache, read_regular};
 use nix::{fcntl::AtFlags, sys::stat::fstatat};
 
 use crate::{
@@ -81,6 +81,9 @@ pub(crate) fn invocation(file: &Path, options: &LoadOptions, registry: &Registry
                 .unwrap_or_default()
                 .as_encoded_bytes(),
         );
+    // Where there are none, stages with `gpu = "auto"` have other keys.
+    let gpus = crate::gpus::found().len() as u64;
+    hasher = hasher.part(&gpus.to_le_bytes());
     for set in &options.sets {
         hasher = hasher.part(set.as_bytes());
     }
@@ -93,7 +96,7 @@ pub(crate) fn invocation(file: &Path, options: &LoadOptions, registry: &Registry
 /// The run whose results still hold, if that can be seen at a glance.
 pub(crate) fn unchanged(workspace: &Workspace, invocation: &Digest) -> Option<Unchanged> {
     let path = path(workspace, invocation);
-    let mut memory = Memory::decode(&fs::read(&path).ok()?)?;
+    let mut memory = Memory::decode(&read_regular(&path).ok()?)?;
     if memory.invocation != *invocation || memory.store != glances(workspace) {
         return None;
     }

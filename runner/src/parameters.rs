@@ -332,7 +332,7 @@ fn in_words(message: &str) -> String {
 /// A signature of `kind`, for descriptions and for what can be said of its ports when the parameters are not good: with
 /// defaults, and something of the right type for each parameter that has none.
 pub fn typical_signature(kind: &StageKind) -> Option<Signature> {
-    let parsed = kind.parse(&typical(&kind.schema())).ok()?;
+    let parsed = kind.parse(&typical(kind.schema())).ok()?;
     parsed.stage.signature(&Schemas::new()).ok()
 }
 

@@ -258,26 +258,12 @@ fn read_window(port: &str, node: &Node, mistakes: &mut Vec<Diagnostic>) -> Optio
             }
         },
         (None, Some(rows), (None, None)) => {
-            let ends: Vec<Option<u64>> = match &rows.content {
-                Content::Array(items) => items
-                    .iter()
-                    .map(|item| match item.content {
-                        Content::Integer(row) => u64::try_from(row).ok(),
-                        _ => None,
-                    })
-                    .collect(),
-                _ => Vec::new(),
-            };
-            if let [Some(start), Some(end)] = ends[..]
-                && start < end
-            {
-                return Some(Rows::Range(start, end));
-            }
-            if !rows.is_broken() {
+            let range = row_range(rows);
+            if range.is_none() && !rows.is_broken() {
                 let message = "`rows` are two positions, the first below the second".to_owned();
                 mistakes.push(mistake(rows, message));
             }
-            None
+            range
         }
         (None, None, (from, to)) if from.is_some() || to.is_some() => {
             let mut time = |key: &str, node: Option<&Node>| match node {
@@ -315,6 +301,21 @@ fn read_window(port: &str, node: &Node, mistakes: &mut Vec<Diagnostic>) -> Optio
             mistakes.push(mistake(node, message));
             None
         }
+    }
+}
+
+/// `[0, 10000]`.
+fn row_range(node: &Node) -> Option<Rows> {
+    let Content::Array(items) = &node.content else {
+        return None;
+    };
+    let positions = items.iter().map(|item| match item.content {
+        Content::Integer(row) => u64::try_from(row).ok(),
+        _ => None,
+    });
+    match positions.collect::<Option<Vec<u64>>>()?[..] {
+        [start, end] if start < end => Some(Rows::Range(start, end)),
+        _ => None,
     }
 }
 

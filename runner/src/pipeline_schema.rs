@@ -136,32 +136,7 @@ fn params(description: &str) -> Value {
 }
 
 fn stage_properties() -> Map<String, Value> {
-    let source = json!({
-        "anyOf": [
-            {"type": "string", "description": "`stage`, `stage.output`, `stage[axis=value].output`, `stage[*]`"},
-            {
-                "type": "object",
-                "description": "A part of a table: some columns, or some rows.",
-                "additionalProperties": false,
-                "required": ["from"],
-                "properties": {
-                    "from": {"type": "string"},
-                    "columns": {
-                        "description": "Only these, and the time index.",
-                        "anyOf": [{"type": "array", "minItems": 1, "items": {"type": "string"}}, reference()]
-                    },
-                    "window": window()
-                }
-            },
-            {
-                "type": "object",
-                "description": "A file or folder of the workspace.",
-                "additionalProperties": false,
-                "required": ["file"],
-                "properties": {"file": {"type": "string"}}
-            }
-        ]
-    });
+    let source = source();
     let scalar = json!({"type": ["string", "number", "boolean"]});
     let scalars =
         json!({"type": "array", "items": {"type": "object", "additionalProperties": scalar}});
@@ -191,17 +166,7 @@ fn stage_properties() -> Map<String, Value> {
                 },
                 "include": scalars,
                 "exclude": scalars,
-                "sample": {
-                    "description": "Points of the ranges among the axes, instead of all combinations.",
-                    "type": "object",
-                    "additionalProperties": false,
-                    "required": ["method", "n"],
-                    "properties": {
-                        "method": {"anyOf": [{"enum": ["random", "sobol", "lhs"]}, reference()]},
-                        "n": {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1_000_000}, reference()]},
-                        "seed": {"anyOf": [{"type": "integer", "minimum": 0}, reference()]}
-                    }
-                }
+                "sample": sample()
             },
             "additionalProperties": {
                 "anyOf": [{"type": "array", "minItems": 1, "items": scalar}, range(), listed(), reference()]
@@ -214,51 +179,29 @@ fn stage_properties() -> Map<String, Value> {
             "properties": {
                 "threads": {"anyOf": [{"type": "integer", "minimum": 1}, {"enum": ["all", "one"]}, reference()]},
                 "memory": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]},
-                "gpu": {
-                    "description": "`auto`, or how many, and how much memory each of them has. Only for programs and kinds that can use one.",
-                    "anyOf": [
-                        {"enum": ["never", "auto", "required"]},
-                        {"type": "integer", "minimum": 0, "maximum": 64},
-                        {
-                            "type": "object",
-                            "additionalProperties": false,
-                            "properties": {
-                                "count": {"type": "integer", "minimum": 0, "maximum": 64},
-                                "memory": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]}
-                            }
-                        },
-                        reference()
-                    ]
-                },
+                "gpu": gpu(),
                 "tokens": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}}
             }
         },
-        "retries": {
-            "description": "How often it is tried again.",
-            "anyOf": [
-                {"type": "integer", "minimum": 0, "maximum": 1000},
-                {
-                    "type": "object",
-                    "additionalProperties": false,
-                    "required": ["times"],
-                    "properties": {
-                        "times": {"type": "integer", "minimum": 0, "maximum": 1000},
-                        "backoff": {
-                            "description": "How long to wait before the first retry; twice as long before each further one.",
-                            "type": ["integer", "string"]
-                        },
-                        "memory_growth": {
-                            "description": "By what the memory that it wants grows with each attempt.",
-                            "type": "number", "minimum": 1, "maximum": 16, "default": 1
-                        }
-                    }
-                },
-                reference()
-            ]
-        },
+        "retries": retries(),
         "timeout": {
             "description": "How long it may take: seconds, or text as `1h30m`.",
             "type": ["integer", "string"]
+        },
+        "isolation": {
+            "description": "`process`: it runs in a process of its own, whose crash is an ordinary failure.",
+            "enum": ["none", "process"],
+            "default": "none"
+        },
+        "limits": {
+            "description": "What its process may take; a stage with limits has a process of its own.",
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "memory": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]},
+                "processes": {"type": "integer", "minimum": 1},
+                "cpu_seconds": {"type": "integer", "minimum": 1}
+            }
         },
         "when": {
             "description": "Whether there is an instance at all: a boolean, or a condition as `${matrix.model} == 'gru' and ${matrix.layers} > 1`.",
@@ -284,6 +227,98 @@ fn stage_properties() -> Map<String, Value> {
         Value::Object(map) => map,
         _ => Map::new(),
     }
+}
+
+/// What an input reads.
+fn source() -> Value {
+    json!({
+        "anyOf": [
+            {"type": "string", "description": "`stage`, `stage.output`, `stage[axis=value].output`, `stage[*]`"},
+            {
+                "type": "object",
+                "description": "A part of a table: some columns, or some rows.",
+                "additionalProperties": false,
+                "required": ["from"],
+                "properties": {
+                    "from": {"type": "string"},
+                    "columns": {
+                        "description": "Only these, and the time index.",
+                        "anyOf": [{"type": "array", "minItems": 1, "items": {"type": "string"}}, reference()]
+                    },
+                    "window": window()
+                }
+            },
+            {
+                "type": "object",
+                "description": "A file or folder of the workspace.",
+                "additionalProperties": false,
+                "required": ["file"],
+                "properties": {"file": {"type": "string"}}
+            }
+        ]
+    })
+}
+
+/// Points of a matrix.
+fn sample() -> Value {
+    json!({
+        "description": "Points of the ranges among the axes, instead of all combinations.",
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["method", "n"],
+        "properties": {
+            "method": {"anyOf": [{"enum": ["random", "sobol", "lhs"]}, reference()]},
+            "n": {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1_000_000}, reference()]},
+            "seed": {"anyOf": [{"type": "integer", "minimum": 0}, reference()]}
+        }
+    })
+}
+
+/// `resources.gpu`.
+fn gpu() -> Value {
+    json!({
+        "description": "`auto`, or how many, and how much memory each of them has. Only for programs and kinds that can use one.",
+        "anyOf": [
+            {"enum": ["never", "auto", "required"]},
+            {"type": "integer", "minimum": 0, "maximum": 64},
+            {
+                "type": "object",
+                "additionalProperties": false,
+                "properties": {
+                    "count": {"type": "integer", "minimum": 0, "maximum": 64},
+                    "memory": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]}
+                }
+            },
+            reference()
+        ]
+    })
+}
+
+/// `retries`.
+fn retries() -> Value {
+    json!({
+        "description": "How often it is tried again.",
+        "anyOf": [
+            {"type": "integer", "minimum": 0, "maximum": 1000},
+            {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["times"],
+                "properties": {
+                    "times": {"type": "integer", "minimum": 0, "maximum": 1000},
+                    "backoff": {
+                        "description": "How long to wait before the first retry; twice as long before each further one.",
+                        "type": ["integer", "string"]
+                    },
+                    "memory_growth": {
+                        "description": "By what the memory that it wants grows with each attempt.",
+                        "type": "number", "minimum": 1, "maximum": 16, "default": 1
+                    }
+                }
+            },
+            reference()
+        ]
+    })
 }
 
 /// Rows of a table.

@@ -29,7 +29,7 @@ pub(crate) enum Method {
     Random,
     /// Sobol's sequence.
     Sobol,
-    /// Latin hypercube (McKay, Beckman and Conover, 1979): in each of `n` equal parts of every axis lies one point.
+    /// Latin hypercube (`McKay`, Beckman and Conover, 1979): in each of `n` equal parts of every axis lies one point.
     LatinHypercube,
 }
 
@@ -118,7 +118,7 @@ pub(crate) fn read_dimension(
     if let Some(values) = table.get("values") {
         if let Some(other) = ["min", "max", "scale"]
             .iter()
-            .find_map(|key| table.get(*key))
+            .find_map(|key| table.get(key))
         {
             let message = format!("{what} has `values` and a range");
             let place = Node::new(other.key.clone(), Content::Broken);
@@ -462,7 +462,11 @@ mod tests {
             "0.170244,4,1.2912e-5",
             "0.231155,3,8.6966e-4",
         ],
-        ["", "", ""],
+        [
+            "0.197579,6,5.5405e-5",
+            "0.447579,2,0.0017521",
+            "0.322579,8,3.1157e-4",
+        ],
         ["", "", ""],
     ];
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -14,7 +15,7 @@ use thiserror::Error;
 use crate::{
     Diagnostic, Event, Graph, LoadOptions, LockDifference, LockEntry, LockError, LockFile, Outcome,
     RunError, RunOptions, RunSummary, Watcher, Workspace,
-    execute::run_within,
+    execute::{run_within, select},
     expand,
     history::{RunFolder, RunRecord, StageRecord},
     lock, lock_path, noop, verify_locked,
@@ -74,6 +75,8 @@ pub struct SessionSummary {
     pub at_a_glance: bool,
     /// What is odd about the pipeline but not wrong.
     pub warnings: Vec<Diagnostic>,
+    /// The pipeline, if the run came to its end and had to read it.
+    pub graph: Option<Box<Graph>>,
 }
 
 /// What somebody asks for: a pipeline file and what to do with it.
@@ -117,53 +120,22 @@ pub fn run_file(
     if is_plain && let Some(unchanged) = noop::unchanged(workspace, &invocation) {
         return at_a_glance(asked, unchanged, started, watcher);
     }
-    let mut load_options = load_options.clone();
-    let mut graph = expand::expanded(file, &mut load_options, registry, workspace)
-        .map_err(SessionError::Pipeline)?;
-    let options = &RunOptions {
-        file: file.display().to_string(),
-        ..options.clone()
-    };
-    let folder = Arc::new(if options.unrecorded {
-        RunFolder::nowhere()
-    } else {
-        RunFolder::create(workspace).map_err(RunError::State)?
-    });
-    // The stages that list axes come first; then the graph is known.
-    let mut ran = BTreeMap::new();
-    while awaits_axes(&graph, options) {
-        let listing = RunOptions {
-            until: expand::producers(&graph),
-            from: Vec::new(),
-            force: still_forced(&options.force, &graph, &ran),
+    let mut phases = Phases {
+        asked,
+        options: RunOptions {
+            file: file.display().to_string(),
             ..options.clone()
-        };
-        let summary = run_within(&graph, workspace, &listing, &folder, watcher, cancel)?;
-        let has_ended = !summary.succeeded() || summary.interrupted;
-        let outputs = |stage: &StageRecord| (stage.name.clone(), stage.outputs.clone());
-        let outputs = summary.record.stages.iter().map(outputs).collect();
-        if has_ended {
-            folder.finish(&summary.record).map_err(RunError::State)?;
-            return Ok(SessionSummary {
-                run: summary,
-                differences: Vec::new(),
-                at_a_glance: false,
-                warnings: graph.warnings,
-            });
-        }
-        remember_executed(&mut ran, summary.record.stages);
-        let values = expand::values(&graph, workspace, &outputs)?;
-        if values.is_empty() {
-            return Err(RunError::Source {
-                stage: expand::producers(&graph).join(", "),
-                message: "what it made is not in the store any more".to_owned(),
-            }
-            .into());
-        }
-        load_options.axes.extend(values);
-        graph = expand::expanded(file, &mut load_options, registry, workspace)
-            .map_err(SessionError::Pipeline)?;
-    }
+        },
+        load: load_options.clone(),
+        watcher,
+        cancel,
+        folder: None,
+        ran: BTreeMap::new(),
+    };
+    let mut graph = match phases.graph()? {
+        ControlFlow::Continue(graph) => graph,
+        ControlFlow::Break(failed) => return Ok(*failed),
+    };
     let lock_file = lock_path(file);
     let locked = match lock_mode {
         LockMode::Ignore => None,
@@ -191,25 +163,12 @@ pub fn run_file(
                 differences,
                 at_a_glance: false,
                 warnings: graph.warnings,
+                graph: None,
             });
         }
     }
     views::check(&graph, workspace, file)?;
-    let last = RunOptions {
-        force: still_forced(&options.force, &graph, &ran),
-        ..options.clone()
-    };
-    let mut summary = run_within(&graph, workspace, &last, &folder, watcher, cancel)?;
-    // What ran to list an axis has run, although it hits by now.
-    for stage in &mut summary.record.stages {
-        if stage.outcome == Outcome::Hit
-            && let Some(earlier) = ran.remove(&stage.name)
-        {
-            *stage = earlier;
-        }
-    }
-    summary.record.seconds = started.elapsed().as_secs_f64();
-    folder.finish(&summary.record).map_err(RunError::State)?;
+    let summary = phases.run(&graph, started)?;
     let mut differences = Vec::new();
     if summary.succeeded() {
         show_views(&graph, workspace, &summary, watcher)?;
@@ -231,43 +190,162 @@ pub fn run_file(
         run: summary,
         differences,
         at_a_glance: false,
-        warnings: graph.warnings,
+        warnings: std::mem::take(&mut graph.warnings),
+        graph: Some(Box::new(graph)),
     })
 }
 
-/// Whether axes have to be listed before the run that was asked for: not when it stops at stages that are known.
+/// The parts of a run: first, as often as it takes, the stages that list axes; then all of it.
+struct Phases<'a> {
+    asked: &'a Invocation<'a>,
+    options: RunOptions,
+    /// With the values of axes that are known by now.
+    load: LoadOptions,
+    watcher: &'a Arc<dyn Watcher>,
+    cancel: &'a Cancel,
+    /// Where all parts are recorded, once there is something to record.
+    folder: Option<Arc<RunFolder>>,
+    /// What was executed in earlier parts.
+    ran: BTreeMap<String, StageRecord>,
+}
+
+impl Phases<'_> {
+    fn folder(&mut self) -> Result<Arc<RunFolder>, RunError> {
+        if let Some(folder) = &self.folder {
+            return Ok(Arc::clone(folder));
+        }
+        let folder = Arc::new(if self.options.unrecorded {
+            RunFolder::nowhere()
+        } else {
+            RunFolder::create(self.asked.workspace)?
+        });
+        self.folder = Some(Arc::clone(&folder));
+        Ok(folder)
+    }
+
+    fn expanded(&mut self) -> Result<Graph, SessionError> {
+        let Invocation {
+            file,
+            registry,
+            workspace,
+            ..
+        } = *self.asked;
+        expand::expanded(file, &mut self.load, registry, workspace).map_err(SessionError::Pipeline)
+    }
+
+    /// The graph with all axes that the run needs; the summary of the run when it ended before they were known.
+    fn graph(&mut self) -> Result<ControlFlow<Box<SessionSummary>, Graph>, SessionError> {
+        let workspace = self.asked.workspace;
+        let mut graph = self.expanded()?;
+        while awaits_axes(&graph, &self.options) {
+            let mut producers = expand::producers(&graph);
+            if !self.options.from.is_empty() {
+                // What lies above the stages to start at has to be there already.
+                let stage = producers.swap_remove(0);
+                return Err(RunError::NotCached { stage }.into());
+            }
+            let listing = RunOptions {
+                until: producers,
+                force: self.still_forced(&graph),
+                ..self.options.clone()
+            };
+            let folder = self.folder()?;
+            let (watcher, cancel) = (self.watcher, self.cancel);
+            let summary = run_within(&graph, workspace, &listing, &folder, watcher, cancel)?;
+            if !summary.succeeded() || summary.interrupted {
+                folder.finish(&summary.record).map_err(RunError::State)?;
+                return Ok(ControlFlow::Break(Box::new(SessionSummary {
+                    run: summary,
+                    differences: Vec::new(),
+                    at_a_glance: false,
+                    warnings: graph.warnings,
+                    graph: None,
+                })));
+            }
+            let stages = &summary.record.stages;
+            let outputs = stages.iter().map(|s| (s.name.clone(), s.outputs.clone()));
+            let values = expand::values(&graph, workspace, &outputs.collect())?;
+            if values.is_empty() {
+                return Err(RunError::Source {
+                    stage: listing.until.join(", "),
+                    message: "what it made is not in the store any more".to_owned(),
+                }
+                .into());
+            }
+            let executed = stages.iter().filter(|stage| stage.outcome != Outcome::Hit);
+            self.ran
+                .extend(executed.map(|stage| (stage.name.clone(), stage.clone())));
+            self.load.axes.extend(values);
+            graph = match self.expanded() {
+                Ok(graph) => graph,
+                Err(mistakes) => {
+                    // The values do not fit; what ran has run.
+                    folder.finish(&summary.record).map_err(RunError::State)?;
+                    return Err(mistakes);
+                }
+            };
+        }
+        Ok(ControlFlow::Continue(graph))
+    }
+
+    /// Runs the whole graph and writes the record.
+    fn run(&mut self, graph: &Graph, started: Instant) -> Result<RunSummary, SessionError> {
+        // A name that means nothing is a mistake, also where what it was to name ran already.
+        select(graph, &self.options.force)?;
+        let last = RunOptions {
+            force: self.still_forced(graph),
+            ..self.options.clone()
+        };
+        let (workspace, folder) = (self.asked.workspace, self.folder()?);
+        let mut summary = run_within(graph, workspace, &last, &folder, self.watcher, self.cancel)?;
+        // What ran to list an axis has run, although it hits by now.
+        for stage in &mut summary.record.stages {
+            if stage.outcome == Outcome::Hit
+                && let Some(earlier) = self.ran.remove(&stage.name)
+            {
+                *stage = earlier;
+            }
+        }
+        summary.record.seconds = started.elapsed().as_secs_f64();
+        folder.finish(&summary.record).map_err(RunError::State)?;
+        Ok(summary)
+    }
+
+    /// The stages to execute anyway that are known and have not been executed yet.
+    fn still_forced(&self, graph: &Graph) -> Vec<String> {
+        let force = &self.options.force;
+        let wanted = graph.instances.iter().filter(|instance| {
+            let is_named = force
+                .iter()
+                .any(|name| *name == instance.name || *name == instance.stage);
+            is_named && !self.ran.contains_key(&instance.name)
+        });
+        wanted.map(|instance| instance.name.clone()).collect()
+    }
+}
+
+/// Whether axes have to be listed before the run that was asked for: not when it stops at stages that are known, and not
+/// when it names one that there will never be.
 fn awaits_axes(graph: &Graph, options: &RunOptions) -> bool {
     let is_known = |name: &String| {
         let mut instances = graph.instances.iter();
         instances.any(|instance| instance.name == *name || instance.stage == *name)
     };
-    let stops_before = !options.until.is_empty() && options.until.iter().all(is_known);
-    !graph.awaited.is_empty() && !stops_before
-}
-
-/// The stages to execute anyway that are known and have not been executed in this session.
-fn still_forced(
-    force: &[String],
-    graph: &Graph,
-    ran: &BTreeMap<String, StageRecord>,
-) -> Vec<String> {
-    if graph.awaited.is_empty() && ran.is_empty() {
-        return force.to_vec(); // An unknown name is a mistake, and said to be one.
-    }
-    let wanted = graph.instances.iter().filter(|instance| {
-        let is_named = force
+    let is_deferred = |name: &String| {
+        let stage = name.split('[').next().unwrap_or_default();
+        graph
+            .deferred
             .iter()
-            .any(|name| *name == instance.name || *name == instance.stage);
-        is_named && !ran.contains_key(&instance.name)
-    });
-    wanted.map(|instance| instance.name.clone()).collect()
-}
-
-fn remember_executed(ran: &mut BTreeMap<String, StageRecord>, stages: Vec<StageRecord>) {
-    let executed = stages
-        .into_iter()
-        .filter(|stage| stage.outcome != Outcome::Hit);
-    ran.extend(executed.map(|stage| (stage.name.clone(), stage)));
+            .any(|deferred| deferred.stage == stage)
+    };
+    let stops_before = !options.until.is_empty() && options.until.iter().all(is_known);
+    let mut named = options
+        .until
+        .iter()
+        .chain(&options.force)
+        .chain(&options.from);
+    let is_mistaken = named.any(|name| !is_known(name) && !is_deferred(name));
+    !graph.awaited.is_empty() && !stops_before && !is_mistaken
 }
 
 /// The summary of a run that saw at a glance that nothing had moved. Its record lists no stages, see
@@ -306,6 +384,7 @@ fn at_a_glance(
         differences: Vec::new(),
         at_a_glance: true,
         warnings: Vec::new(),
+        graph: None,
     })
 }
 
@@ -361,7 +440,8 @@ fn show_views(
     }
     let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), false);
     let mut written = Written::read(workspace);
-    let mut store = None;
+    let mut is_changed = false;
+    let mut outdated = Vec::new();
     for instance in &graph.instances {
         let Some(stage) = summary.record.stage(&instance.name) else {
             continue;
@@ -372,12 +452,13 @@ fn show_views(
             };
             let mut digest = |path: &Path| stat_cache.digest(path).ok();
             if views::is_current(manifest, path, &mut digest) {
-                written.note(path, stat_cache.digest(path).ok());
+                let found = stat_cache.digest(path).ok();
+                is_changed |= !written.says(path, found);
+                written.note(path, found);
                 continue;
             }
             let found = stat_cache.digest(path).ok();
-            let is_ours = written.knows(path);
-            if path.symlink_metadata().is_ok() && !is_ours {
+            if path.symlink_metadata().is_ok() && !written.knows(path) {
                 let why = "something is there that no run has written; move it away, or name another path";
                 return Err(SessionError::ViewRefused {
                     path: path.clone(),
@@ -396,22 +477,38 @@ fn show_views(
                     message: &message,
                 });
             }
-            let store = match &mut store {
-                Some(store) => store,
-                none => none.insert(
-                    Store::open(workspace.cache(), natron_cache::Durability::default())
-                        .map_err(RunError::from)?,
-                ),
-            };
+            outdated.push((manifest, path));
+        }
+    }
+    if !outdated.is_empty() {
+        // A run that is killed here leaves views that are half written; the next one must know them for ours.
+        for (_, path) in &outdated {
+            written.announce(path);
+        }
+        written.save(workspace).map_err(RunError::State)?;
+        is_changed = true;
+        let store = Store::open(workspace.cache(), natron_cache::Durability::default())
+            .map_err(RunError::from)?;
+        for (manifest, path) in outdated {
             let artifact = store.open_artifact(manifest).map_err(RunError::from)?;
             views::write_view(manifest, &artifact, path).map_err(|source| SessionError::View {
                 path: path.clone(),
                 source,
             })?;
+            // A disk may say that it has written and not have done so; nobody would look again.
+            if !views::is_current(manifest, path, &mut |path| stat_cache.digest(path).ok()) {
+                let source = std::io::Error::other("what is there is not what was written");
+                return Err(SessionError::View {
+                    path: path.clone(),
+                    source,
+                });
+            }
             written.note(path, stat_cache.digest(path).ok());
         }
     }
-    written.save(workspace).map_err(RunError::State)?;
+    if is_changed {
+        written.save(workspace).map_err(RunError::State)?;
+    }
     // What is lost is read again next time.
     let _ = stat_cache.save();
     Ok(())

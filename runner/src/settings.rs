@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use natron_artifacts::{Gpu, Hasher, Threads, canonical};
+use natron_artifacts::{Gpu, Hasher, Limits, Threads, canonical};
 
 use crate::{
     Diagnostic, OnFailure, code,
@@ -34,6 +34,9 @@ pub(crate) struct Settings {
     /// By what the memory grows with each attempt.
     pub(crate) memory_growth: f64,
     pub(crate) timeout: Option<Duration>,
+    /// Whether the stage shall have a process of its own.
+    pub(crate) isolated: bool,
+    pub(crate) limits: Limits,
     pub(crate) on_failure: OnFailure,
     pub(crate) salt: Option<String>,
     /// Output port -> path as written, with its place.
@@ -85,6 +88,12 @@ pub(crate) fn read(
             "resources" => resources(node, declared_tokens, &mut settings, mistakes),
             "retries" => retries(node, &mut settings, mistakes),
             "timeout" => settings.timeout = time("timeout", node, mistakes),
+            "isolation" => {
+                let choices = [("none", false), ("process", true)];
+                let choice = expect_choice("isolation", node, &choices, mistakes);
+                settings.isolated = choice.unwrap_or_default();
+            }
+            "limits" => limits(node, &mut settings.limits, mistakes),
             "on_failure" => {
                 let choices = [
                     ("stop", OnFailure::Stop),
@@ -240,6 +249,33 @@ fn resources(
                 if let (Some(declared), Some(table)) = (declared_tokens, node.as_table()) {
                     check_tokens(table, &settings.tokens, declared, mistakes);
                 }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn limits(node: &Node, limits: &mut Limits, mistakes: &mut Vec<Diagnostic>) {
+    let Some(table) = expect_table("`limits`", node, mistakes) else {
+        return;
+    };
+    let known = ["memory", "processes", "cpu_seconds"];
+    check_keys("`limits`", table, &known, mistakes);
+    for (key, entry) in table {
+        let node = &entry.node;
+        match key.as_str() {
+            "memory" => {
+                limits.memory_bytes = memory(node, mistakes);
+                if limits.memory_bytes == Some(0) {
+                    let message = "`memory` is 0, and nothing runs without memory";
+                    mistakes.push(node.mistake(code::BAD_VALUE, message.to_owned(), ""));
+                }
+            }
+            "processes" => {
+                limits.processes = count(key, node, 1, 4_194_304, mistakes).map(u64::from);
+            }
+            "cpu_seconds" => {
+                limits.cpu_seconds = count(key, node, 1, u32::MAX, mistakes).map(u64::from);
             }
             _ => {}
         }

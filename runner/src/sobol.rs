@@ -102,7 +102,7 @@ fn directions(dimension: usize) -> [u32; BITS as usize] {
             let before = directions[i - degree_rows];
             (1..degree).fold(before ^ (before >> degree), |direction, k| {
                 let is_in = inner >> (degree - 1 - k) & 1;
-                direction ^ is_in * directions[i - k as usize]
+                direction ^ (is_in * directions[i - k as usize])
             })
         };
     }

@@ -282,6 +282,7 @@ impl Again<'_> {
                 watcher: Arc::clone(watcher),
             }),
             cancel: cancel.clone(),
+            limits: instance.limits,
         };
         let mut context = StageContext::new(parts, instance.signature.clone());
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();

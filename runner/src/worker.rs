@@ -21,6 +21,7 @@ use crate::{
     Event, Instance, Watcher, Workspace,
     history::RunFolder,
     ingredients::{Bound, Seen, source_digest},
+    isolated,
 };
 
 /// A record keeps this many bytes of its stage's log; the run's folder keeps all of it.
@@ -239,7 +240,11 @@ fn run_stage(
             log: Arc::clone(log),
         }),
         cancel: job.cancel.clone(),
+        limits: job.instance.limits,
     };
+    if job.instance.isolated {
+        return Ok(isolated::run(job.instance, &parts)?);
+    }
     let mut context = StageContext::new(parts, job.instance.signature.clone());
     let pool = pools.of(job.threads)?;
     let stage = &job.instance.parsed.stage;

@@ -8,8 +8,7 @@
 //! starts.
 
 mod checkpoints;
-mod lines;
-mod messages;
+pub(crate) mod messages;
 mod sandbox;
 mod template;
 
@@ -25,7 +24,7 @@ use natron_artifacts::{
     Column, ColumnType, Kind, Level, PortSchema, Schemas, Signature, Stage, StageContext,
     StageError,
 };
-use natron_process::{End, ProcessError, Program};
+use natron_process::{End, Limits, ProcessError, Program};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -135,7 +134,7 @@ pub(crate) struct DeclaredColumn {
 pub(crate) struct Command {
     /// The program and its arguments. A program with a `/` is a path in the workspace (or absolute), any other is looked
     /// for on `PATH`.
-    #[serde(serialize_with = "without_directory")]
+    #[serde(serialize_with = "without_directory", deserialize_with = "words")]
     run: Vec<String>,
     /// What it writes: the kind of each output (`table`, `model`, `metrics`, `report`, `file`, `files`) by its name.
     outputs: BTreeMap<String, Kind>,
@@ -185,6 +184,50 @@ fn gpus(context: &StageContext) -> String {
         .join(",")
 }
 
+/// Arguments are text; a number that a reference brings, as `"${matrix.fold}"`, is written out.
+fn words<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Word(String);
+
+    impl<'de> Deserialize<'de> for Word {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Visitor;
+
+            impl serde::de::Visitor<'_> for Visitor {
+                type Value = Word;
+
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("a string")
+                }
+
+                fn visit_str<E>(self, text: &str) -> Result<Word, E> {
+                    Ok(Word(text.to_owned()))
+                }
+
+                fn visit_bool<E>(self, truth: bool) -> Result<Word, E> {
+                    Ok(Word(truth.to_string()))
+                }
+
+                fn visit_i64<E>(self, number: i64) -> Result<Word, E> {
+                    Ok(Word(number.to_string()))
+                }
+
+                fn visit_u64<E>(self, number: u64) -> Result<Word, E> {
+                    Ok(Word(number.to_string()))
+                }
+
+                fn visit_f64<E>(self, number: f64) -> Result<Word, E> {
+                    Ok(Word(Value::from(number).to_string()))
+                }
+            }
+
+            deserializer.deserialize_any(Visitor)
+        }
+    }
+
+    let words = Vec::<Word>::deserialize(deserializer)?;
+    Ok(words.into_iter().map(|word| word.0).collect())
+}
+
 /// In the key the program goes by its content; where it lies does not matter.
 fn without_directory<S: Serializer>(run: &[String], serializer: S) -> Result<S::Ok, S::Error> {
     let name = |program: &str| program.rsplit('/').next().unwrap_or_default().to_owned();
@@ -199,6 +242,7 @@ impl Stage for Command {
         self.check_arguments(inputs)?;
         let mut signature = Signature {
             open_inputs: true,
+            own_process: true,
             environment: self.environment.clone(),
             ..Signature::new()
         };
@@ -255,6 +299,7 @@ impl Stage for Command {
         let path = std::path::absolute(&path)
             .map_err(|e| StageError::io(format!("cannot find `{}`", path.display()), e))?;
         let arguments = self.arguments(context, &inputs, &outputs, &checkpoints);
+        let limits = context.limits();
         self.execute(
             context,
             &Program {
@@ -263,7 +308,12 @@ impl Stage for Command {
                 environment: self.child_environment(context, &sandbox),
                 directory: sandbox.root().to_owned(),
                 input: Some(sandbox::REQUEST.into()),
-                limits: natron_process::Limits::default(),
+                limits: Limits {
+                    memory_bytes: limits.memory_bytes,
+                    processes: limits.processes,
+                    cpu_seconds: limits.cpu_seconds,
+                    timeout: None,
+                },
             },
         )?;
         if let Some(damage) = sandbox.damage() {
@@ -555,22 +605,7 @@ impl Command {
         let how = match ended.end {
             End::Exited(0) => return Ok(()),
             End::Stopped => return Err(StageError::Interrupted),
-            End::TimedOut => "was stopped because its time was over".into(),
-            End::Exited(status) => format!("ended with exit status {status}"),
-            End::Killed(9) => "was killed by signal 9, which may mean that memory ran out".into(),
-            End::Killed(signal) => format!("was killed by signal {signal}"),
-            End::OutOfMemory {
-                limit_bytes,
-                peak_bytes,
-            } => {
-                let limit = shown_bytes(limit_bytes);
-                let peak = peak_bytes
-                    .map_or_else(String::new, |peak| format!(", peak {}", shown_bytes(peak)));
-                format!("was killed by the system: memory (limit {limit}{peak})")
-            }
-            End::TooManyProcesses { limit } => {
-                format!("was killed: it wanted more than the {limit} processes that it may have")
-            }
+            end => end.to_string(),
         };
         let message = if last_lines.is_empty() {
             format!("`{name}` {how} and wrote nothing")
@@ -603,23 +638,6 @@ fn found_on(path: &OsString, name: &str) -> Option<PathBuf> {
         .find(|candidate| is_executable(candidate))?;
     memory.insert(key, found.clone());
     Some(found)
-}
-
-/// Bytes for people, exact where they are a whole number of a unit.
-fn shown_bytes(bytes: u64) -> String {
-    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let unit = units.into_iter().find(|&(shift, _)| bytes >> shift > 0);
-    unit.map_or_else(
-        || format!("{bytes} B"),
-        |(shift, unit)| {
-            let whole = bytes >> shift;
-            if whole << shift == bytes {
-                format!("{whole} {unit}")
-            } else {
-                format!("{:.1} {unit}", bytes as f64 / f64::from(1_u32 << shift))
-            }
-        },
-    )
 }
 
 fn source_name(path: &str) -> String {

@@ -28,6 +28,12 @@ mod code_fingerprint;
 
 include!(concat!(env!("OUT_DIR"), "/fingerprints.rs"));
 
+/// Reads what a program may say to `command`, for tests with arbitrary bytes.
+#[doc(hidden)]
+pub fn read_messages(bytes: &[u8]) {
+    command::messages::read(bytes);
+}
+
 /// All built-in kinds of stages.
 pub fn registry() -> Registry {
     let mut registry = Registry::new();

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     accept, cache, check, completions, diff, doctor, explain, export, failure::EXIT_CODES, gc,
-    graph, init, output::Color, predict, run, runs, schema, show, stages, status, verify,
+    graph, init, output::Color, predict, run, runs, schema, show, stage, stages, status, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -92,6 +92,8 @@ pub(crate) enum Command {
     Gc(gc::Arguments),
     Cache(cache::Arguments),
     Init(init::Arguments),
+    #[command(hide = true)]
+    Stage(stage::Arguments),
     Stages(stages::Arguments),
     Schema(schema::Arguments),
     Predict(predict::Arguments),

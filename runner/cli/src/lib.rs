@@ -35,8 +35,9 @@ mod run;
 mod runs;
 mod schema;
 mod show;
+mod stage;
 mod stages;
 mod status;
 mod verify;
 
-pub use program::main_with;
+pub use program::{main_with, main_with_arguments};

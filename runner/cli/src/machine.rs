@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use natron_process::Mechanism;
 use natron_runner::Workspace;
 use nix::{
     fcntl::{Flock, FlockArg},
@@ -87,6 +88,7 @@ pub(crate) fn findings(workspace: &Workspace, n_kinds: usize) -> Vec<Finding> {
         threads(),
         memory(),
         gpu(),
+        containment(),
     ];
     findings.extend(store(workspace));
     findings.push(surroundings());
@@ -193,6 +195,39 @@ fn memory() -> Finding {
             .help("the full natron_v2 pipeline wants 2 GiB; the quick profile less")
     } else {
         Finding::new("memory", Health::Good, words)
+    }
+}
+
+/// What holds the limits of processes that stages start.
+fn containment() -> Finding {
+    let found = natron_process::mechanisms();
+    let folders: Vec<String> = found
+        .folders
+        .iter()
+        .map(|folder| format!("`{}`", folder.display()))
+        .collect();
+    match (found.memory, found.processes) {
+        (Mechanism::ControlGroup, Mechanism::ControlGroup) => Finding::new(
+            "limits",
+            Health::Good,
+            format!("held by control groups below {}", folders.join(" and ")),
+        ),
+        (memory, processes) => {
+            let by = |mechanism| match mechanism {
+                Mechanism::ControlGroup => "by control groups",
+                Mechanism::OwnLimit => "by setrlimit",
+            };
+            Finding::new(
+                "limits",
+                Health::Note,
+                format!(
+                    "of memory {}, of the number of processes {}",
+                    by(memory),
+                    by(processes)
+                ),
+            )
+            .help("setrlimit counts the address space of each process, and all processes of a user; with a writable control group (systemd-run --user --scope -p Delegate=yes) a stage is limited as a whole")
+        }
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use natron_stages::{allocator::CachingAllocator, keep_candle_single_threaded};
+use natron_stages::{
+    allocator::{CachingAllocator, settle_in},
+    keep_candle_single_threaded,
+};
 
 /// Free memory that is kept for the next training step, in bytes: that of a step of the largest model.
 const RETAINED_BYTES: usize = 1 << 30;
@@ -11,6 +14,7 @@ const RETAINED_BYTES: usize = 1 << 30;
 static ALLOCATOR: CachingAllocator = CachingAllocator::new(RETAINED_BYTES);
 
 fn main() -> ExitCode {
+    settle_in();
     keep_candle_single_threaded();
     natron_cli::main_with(natron_stages::registry())
 }

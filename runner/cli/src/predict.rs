@@ -221,6 +221,7 @@ fn candles(registry: &Registry, path: &Path, parameters: &[String]) -> Result<Ar
             lineage: None,
             observer: Arc::new(Silent),
             cancel: natron_artifacts::Cancel::new(),
+            limits: natron_artifacts::Limits::default(),
         },
         signature,
     );

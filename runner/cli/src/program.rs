@@ -22,7 +22,7 @@ use crate::{
     output::{Color, Output, terminal_width},
     predict, run, runs, schema, show,
     signals::Stop,
-    stages, status, verify,
+    stage, stages, status, verify,
 };
 
 /// What every subcommand has to work with.
@@ -41,7 +41,11 @@ pub(crate) struct Program {
 
 /// Runs the program with the stages of `registry` and the arguments of this process.
 pub fn main_with(registry: Registry) -> ExitCode {
-    let arguments: Vec<OsString> = env::args_os().collect();
+    main_with_arguments(registry, env::args_os().collect())
+}
+
+/// The same with other arguments; the first is the program's name.
+pub fn main_with_arguments(registry: Registry, arguments: Vec<OsString>) -> ExitCode {
     ExitCode::from(execute(registry, &arguments))
 }
 
@@ -164,6 +168,7 @@ fn dispatch(program: &Program, command: &Command) -> Result<(), Failure> {
         Command::Gc(arguments) => gc::run(program, arguments),
         Command::Cache(arguments) => cache::run(program, arguments),
         Command::Init(arguments) => init::run(program, arguments),
+        Command::Stage(arguments) => stage::run(program, arguments),
         Command::Stages(arguments) => stages::run(program, arguments),
         Command::Schema(arguments) => schema::run(program, arguments),
         Command::Predict(arguments) => predict::run(program, arguments),

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, num::NonZeroUsize, sync::Arc};
 use clap::Args;
 use natron_runner::{
     Invocation, LockDifference, LockMode, Outcome, RunOptions, SessionError, SessionSummary,
-    Watcher, explain, history::StageRecord, run_file,
+    Watcher, explain, forget, history::StageRecord, run_file,
 };
 use serde_json::{Value, json};
 
@@ -95,10 +95,29 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
         lock: lock_mode,
         workspace: &workspace,
     };
-    let result = run_file(&asked, &watcher, &program.stop.cancel);
+    let mut result = run_file(&asked, &watcher, &program.stop.cancel);
+    if program.output.is_json()
+        && let Ok(summary) = &result
+        && summary.at_a_glance
+    {
+        // The stages are listed from the record of an earlier run; without it everything has to be looked at.
+        let mut record = summary.run.record.clone();
+        record.fill_in(&workspace);
+        if record.stages.len() < record.n_stages {
+            forget(&workspace)
+                .map_err(|error| Failure::file("write", &workspace.state(), &error))?;
+            result = run_file(&asked, &watcher, &program.stop.cancel);
+        }
+    }
     display.finish();
     match result {
-        Ok(summary) => report(program, &summary),
+        Ok(summary) => {
+            let reported = report(program, &summary);
+            // The program ends here. To give a large pipeline back in its many small pieces would take it longer than to
+            // read it did.
+            std::mem::forget(summary);
+            reported
+        }
         Err(SessionError::Pipeline(mistakes)) => Err(program.mistakes(&file, &mistakes)),
         Err(SessionError::Run(error)) => Err(error.into()),
         Err(SessionError::Lock(error)) => Err(error.into()),

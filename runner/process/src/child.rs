@@ -1,7 +1,7 @@
 //! Runs a program to its end, and passes on what it writes.
 
 use std::{
-    io,
+    fmt, io,
     os::fd::{AsRawFd, BorrowedFd},
     path::PathBuf,
     time::{Duration, Instant},
@@ -61,6 +61,59 @@ pub enum End {
         /// The limit.
         limit: u64,
     },
+}
+
+impl fmt::Display for End {
+    /// What is to be said of the program, as `was killed by signal 11`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Exited(status) => write!(f, "ended with exit status {status}"),
+            Self::Killed(9) => {
+                f.write_str("was killed by signal 9, which may mean that memory ran out")
+            }
+            Self::Killed(signal @ libc::SIGXCPU) => {
+                write!(
+                    f,
+                    "was killed by signal {signal}: its processor time is used up"
+                )
+            }
+            Self::Killed(signal) => write!(f, "was killed by signal {signal}"),
+            Self::Stopped => f.write_str("was stopped"),
+            Self::TimedOut => f.write_str("was stopped because its time was over"),
+            Self::OutOfMemory {
+                limit_bytes,
+                peak_bytes,
+            } => {
+                let limit = shown_bytes(limit_bytes);
+                write!(f, "was killed by the system: memory (limit {limit}")?;
+                if let Some(peak) = peak_bytes {
+                    write!(f, ", peak {}", shown_bytes(peak))?;
+                }
+                f.write_str(")")
+            }
+            Self::TooManyProcesses { limit } => write!(
+                f,
+                "was killed: it wanted more than the {limit} processes that it may have"
+            ),
+        }
+    }
+}
+
+/// Bytes for people, exact where they are a whole number of a unit.
+fn shown_bytes(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.into_iter().find(|&(shift, _)| bytes >> shift > 0);
+    unit.map_or_else(
+        || format!("{bytes} B"),
+        |(shift, unit)| {
+            let whole = bytes >> shift;
+            if whole << shift == bytes {
+                format!("{whole} {unit}")
+            } else {
+                format!("{:.1} {unit}", bytes as f64 / f64::from(1_u32 << shift))
+            }
+        },
+    )
 }
 
 /// The end of a program.

@@ -13,10 +13,12 @@
 mod cgroup;
 mod child;
 mod keeper;
+mod lines;
 mod processes;
 mod program;
 mod request;
 
 pub use cgroup::{Mechanism, Mechanisms, mechanisms};
 pub use child::{Channel, End, Ended, GRACE, ProcessError, run};
+pub use lines::{Lines, shown};
 pub use program::{Limits, MARK, Program};

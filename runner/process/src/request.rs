@@ -61,7 +61,7 @@ pub(crate) fn encode(
             let message = "a path, argument or variable holds a zero byte";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        parts.iter().for_each(|part| bytes.extend_from_slice(part));
+        bytes.extend(parts.iter().copied().flatten());
         bytes.push(0);
         Ok(())
     };

@@ -10,6 +10,7 @@ const GOOD: &str = r#"
 name = "all-of-it"
 seed = 42
 numeric = "portable"
+tokens = { license = 2 }
 
 [params]
 rows = 300
@@ -54,6 +55,20 @@ inputs.results = ["evaluate[*]", "train[rate=*,fold=*].log"]
 uses = "command"
 with = { run = ["cat", "${inputs.x}", "$${HOME}", "n=${params.price}"], outputs = { x = "file" } }
 inputs.x = { file = "Cargo.toml" }
+
+[stages.sampled]
+uses = "toy.train"
+inputs.features = { from = "features", columns = ["rsi_14"], window = { from_time = "2024-01-01", to_time = "2024-03" } }
+with.epochs = 1
+matrix = { lr = { min = 1e-5, max = 1e-2, scale = "log" }, n = { min = 1, max = 9 }, kind = { values = ["a", "b"] }, sample = { method = "lhs", n = 3, seed = 1 } }
+when = "${matrix.kind} == 'a' or not ${matrix.n} in [1, 2, 3] and ${params.quick}"
+retries = { times = 2, backoff = "1s", memory_growth = 2.0 }
+
+[stages.listed]
+uses = "toy.train"
+inputs.features = { from = "features", window = "${matrix.month}" }
+with.epochs = 1
+matrix = { month = { from = "load.candles", partition = "month" }, fold = { from = "load.statistics", path = "folds" } }
 
 [profiles.quick.params]
 rows = 10

@@ -55,6 +55,33 @@ const TRAIN: &str =
     "[stages.train]\nuses = \"toy.train\"\ninputs.features = \"features\"\nwith.epochs = 1\n";
 
 #[test]
+fn limits_ask_for_a_process_and_are_checked() {
+    let limited = graph(&after_start(&format!(
+        "{TRAIN}limits = {{ memory = \"2 GiB\", processes = 100, cpu_seconds = 60 }}\n"
+    )));
+    let train = named(&limited, "train");
+    assert!(train.isolated);
+    assert_eq!(train.limits.memory_bytes, Some(2 << 30));
+    assert_eq!(train.limits.processes, Some(100));
+    assert_eq!(train.limits.cpu_seconds, Some(60));
+    assert!(!named(&limited, "features").isolated);
+    let isolated = graph(&after_start(&format!("{TRAIN}isolation = \"process\"\n")));
+    assert!(named(&isolated, "train").isolated);
+
+    for (text, expected) in [
+        ("limits.memory = 0", "nothing runs without memory"),
+        ("limits.memory = \"2 GB\"", "expected bytes, as `4 GiB`"),
+        ("limits.processes = 0", "`processes` is 0, expected 1 to"),
+        ("limits.proceses = 1", "unknown key `proceses`"),
+        ("isolation = \"proces\"", "`isolation` cannot be `proces`"),
+    ] {
+        let text = after_start(&format!("{TRAIN}{text}\n"));
+        let mistakes = with_options(&text, &LoadOptions::default()).err().unwrap();
+        assert!(mistakes.contains(expected), "{mistakes}");
+    }
+}
+
+#[test]
 fn orders_stages_by_need_then_name() {
     let graph = graph(
         "[stages.a]\nuses = \"features\"\ninputs.candles = \"z.candles\"\n\

@@ -41,7 +41,7 @@ impl Checkpoints {
         let found = position.map(|i| spare.swap_remove(i));
         drop(spare);
         // A folder with something in it is not replaced.
-        if !found.is_some_and(|found| fs::rename(&found, &path).is_ok()) {
+        if found.is_none_or(|found| fs::rename(&found, &path).is_err()) {
             context.checkpoints()?;
         }
         Ok(Self { path, parent })

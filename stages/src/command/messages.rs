@@ -6,10 +6,8 @@ use std::{
 };
 
 use natron_artifacts::{Level, Observer, Progress};
-use natron_process::Channel;
+use natron_process::{Channel, Lines, shown};
 use serde::Deserialize;
-
-use super::lines::{Lines, shown};
 
 /// Later lines of the log are counted and dropped.
 const MAX_LOG_LINES: usize = 10_000;
@@ -207,6 +205,17 @@ fn unit(name: &str) -> &'static str {
     .into_iter()
     .find(|unit| *unit == name)
     .unwrap_or("")
+}
+
+/// Reads all that a program may say, and passes it on to nobody: whatever the bytes are, there is no panic.
+pub(crate) fn read(bytes: &[u8]) {
+    let mut messages = Messages::new(&natron_artifacts::Silent, Vec::new());
+    for channel in [Channel::Messages, Channel::Output, Channel::Errors] {
+        for part in bytes.chunks(4096) {
+            messages.take(channel, part);
+        }
+    }
+    messages.finish();
 }
 
 #[cfg(test)]

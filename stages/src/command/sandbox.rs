@@ -246,6 +246,12 @@ impl Sandbox {
                 placed.port
             ))
         };
+        let outputs = fs::symlink_metadata(self.root.join(OUTPUTS));
+        if outputs.is_ok_and(|found| !found.is_dir()) {
+            return Some(format!(
+                "put something in place of its folder: `{OUTPUTS}` is not the folder that it was"
+            ));
+        }
         self.placed.iter().find_map(damage)
     }
 
@@ -664,6 +670,90 @@ mod tests {
         let sandbox = Sandbox::new(directory.path()).unwrap();
         fs::write(sandbox.root().join("outputs/y.arrow"), bytes).unwrap();
         sandbox.collect("outputs/y.arrow", Kind::Table, None)
+    }
+
+    #[test]
+    fn nothing_of_one_program_reaches_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let outside = directory.path().join("outside");
+        fs::write(&outside, "mine").unwrap();
+        let first = Sandbox::new(directory.path()).unwrap();
+        let root = first.root().to_owned();
+        for folder in ["lib/deep", "inputs/x.d", "outputs/y"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+            fs::write(root.join(folder).join("left"), "left").unwrap();
+        }
+        std::os::unix::fs::symlink(&outside, root.join(REQUEST)).unwrap();
+        drop(first);
+
+        let second = Sandbox::new(directory.path()).unwrap();
+        assert_eq!(second.root(), root);
+        let list = |path: &Path| -> Vec<String> {
+            let entries = fs::read_dir(path).unwrap().flatten();
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(list(&root), [INPUTS, OUTPUTS]);
+        assert_eq!(list(&root.join(INPUTS)), [""; 0]);
+        assert_eq!(list(&root.join(OUTPUTS)), [""; 0]);
+        second.write_request(&serde_json::json!({})).unwrap();
+        assert_eq!(fs::read_to_string(outside).unwrap(), "mine");
+    }
+
+    #[test]
+    fn a_sandbox_that_lost_its_folders_is_not_used_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Sandbox::new(directory.path()).unwrap();
+        let root = first.root().to_owned();
+        fs::remove_dir(root.join(OUTPUTS)).unwrap();
+        std::os::unix::fs::symlink("/", root.join(OUTPUTS)).unwrap();
+        drop(first);
+
+        assert!(!root.exists());
+        let second = Sandbox::new(directory.path()).unwrap();
+        assert_ne!(second.root(), root);
+    }
+
+    #[test]
+    fn what_happens_to_an_input_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut sandbox = Sandbox::new(directory.path()).unwrap();
+        let content = |text: &str| FileContent {
+            bytes: Bytes::from(text.as_bytes()),
+            executable: false,
+        };
+        let mut files = Files::new();
+        files.insert("a/b.txt", content("b")).unwrap();
+        let input = |artifact: Artifact| Input {
+            label: "x".into(),
+            logical: artifact.seal().unwrap().manifest.logical,
+            artifact,
+        };
+        let inputs = [
+            input(Artifact::File(Arc::new(content("0")))),
+            input(files.into()),
+        ];
+        sandbox.place("x", &inputs, TableFormat::Arrow).unwrap();
+        assert_eq!(sandbox.damage(), None);
+
+        let deep = sandbox.root().join("inputs/x/1/a/b.txt");
+        fs::set_permissions(&deep, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(sandbox.damage(), None);
+        fs::write(&deep, "changed").unwrap();
+        let damage = sandbox.damage().unwrap();
+        assert!(
+            damage.starts_with("changed its input `x` (`inputs/x/1/a/b.txt`)"),
+            "{damage}"
+        );
+        fs::remove_file(sandbox.root().join("inputs/x/0")).unwrap();
+        let damage = sandbox.damage().unwrap();
+        assert!(
+            damage.starts_with("removed its input `x` (`inputs/x/0`)"),
+            "{damage}"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod corpus;
 mod help;
 mod natron;
 mod output;
+mod plugins;
 mod reliability;
 mod run;
 mod semantics;

@@ -337,7 +337,7 @@ with.outputs.out = "file"
 uses = "command"
 matrix.fold = { from = "splits.folds", path = "folds" }
 matrix.seed = [1, 2]
-with.run = ["sh", "-c", "echo $1 > $0", "${outputs.out}", "${matrix.fold} ${matrix.seed}"]
+with.run = ["sh", "-c", "echo $1 $2 > $0", "${outputs.out}", "${matrix.fold}", "${matrix.seed}"]
 with.outputs.out = "file"
 
 [stages.per_seed]
@@ -408,6 +408,25 @@ fn an_artifact_lists_the_values_of_an_axis() {
     assert_eq!(
         workspace.executes(&["--force", "train[fold=0,seed=1]"]),
         ["train[fold=0,seed=1]"]
+    );
+
+    workspace.natron(&["run", "--until", "trian"]).expect(2);
+    workspace.natron(&["run", "--until", "train"]).expect(0);
+
+    workspace.write("list.json", "{\"folds\": [7]}");
+    workspace.natron(&["run", "--from", "train"]).expect(2);
+    let planned = workspace.natron(&["run", "--dry-run"]).expect(0);
+    assert!(
+        planned
+            .stderr
+            .contains("`train` is expanded when `splits.folds` is known"),
+        "{}",
+        planned.stderr
+    );
+    workspace.natron(&["run", "--until", "splits"]).expect(0);
+    assert_eq!(
+        workspace.executes(&["--until", "train[fold=7,seed=1]"]),
+        ["train[fold=7,seed=1]"]
     );
 
     workspace.write("list.json", "{\"folds\": []}");
@@ -665,7 +684,7 @@ fn samples_and_ten_thousand_instances_are_checked_quickly() {
     let start = Instant::now();
     let checked = workspace.natron(&["check"]).expect(0);
     assert!(
-        checked.stderr.contains("9800 stages (s0 4900, s1 4900)"),
+        checked.stderr.contains("9,800 stages (s0 4900, s1 4900)"),
         "{}",
         checked.stderr
     );
@@ -682,4 +701,49 @@ fn samples_and_ten_thousand_instances_are_checked_quickly() {
         "{}",
         refused.stderr
     );
+}
+
+#[test]
+fn a_drawing_replaces_nothing_unasked() {
+    let workspace = chain();
+    workspace.natron(&["graph", "-o", "a.svg"]).expect(0);
+    workspace.write("a.svg", "mine");
+
+    let refused = workspace.natron(&["graph", "-o", "a.svg"]).expect(2);
+    assert!(
+        refused.stderr.contains("--force replaces it"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(workspace.read("a.svg"), "mine");
+    workspace
+        .natron(&["graph", "-o", "a.svg", "--force"])
+        .expect(0);
+    assert!(workspace.read("a.svg").starts_with("<svg"));
+
+    std::os::unix::fs::symlink("a.svg", workspace.path("link.svg")).unwrap();
+    for path in ["link.svg", "/dev/null"] {
+        for more in [&[][..], &["--force"]] {
+            let refused = workspace
+                .natron(&[&["graph", "-o", path], more].concat())
+                .expect(2);
+            assert!(
+                refused.stderr.contains("is not replaced"),
+                "{}",
+                refused.stderr
+            );
+            let export = [&["export", "upper.out", "-o", path], more].concat();
+            workspace.natron(&export).expect(2);
+        }
+    }
+    assert!(workspace.path("link.svg").is_symlink());
+}
+
+#[test]
+fn every_kind_says_its_ports() {
+    let workspace = Workspace::with("");
+    for kind in ["features", "load.csv", "load.parquet", "dataset"] {
+        let text = workspace.natron(&["stages", kind]).expect(0).stdout;
+        assert!(text.contains("Outputs"), "{kind}: {text}");
+    }
 }

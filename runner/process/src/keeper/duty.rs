@@ -84,10 +84,7 @@ fn keep() -> ! {
         usage: Usage::default(),
     };
     let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let Some(length) = receive(&mut buffer) else {
-            break;
-        };
+    while let Some(length) = receive(&mut buffer) {
         let Some(request) = request::decode(&buffer[..length]) else {
             break;
         };

@@ -1,18 +1,18 @@
 //! Lines out of bytes that somebody else writes: bounded in length, and safe to show.
 
 /// A longer line is cut here.
-pub(super) const MAX_LINE: usize = 16 * 1024;
+pub(crate) const MAX_LINE: usize = 16 * 1024;
 
-/// Collects bytes into lines of at most [`MAX_LINE`] bytes.
-#[derive(Default)]
-pub(super) struct Lines {
+/// Collects bytes into lines of at most 16 KiB.
+#[derive(Debug, Default)]
+pub struct Lines {
     line: Vec<u8>,
     dropped: usize,
 }
 
 impl Lines {
     /// Takes more bytes and hands each finished line to `emit`, together with how many bytes of it were dropped.
-    pub(super) fn push(&mut self, bytes: &[u8], emit: &mut dyn FnMut(&[u8], usize)) {
+    pub fn push(&mut self, bytes: &[u8], emit: &mut dyn FnMut(&[u8], usize)) {
         for part in bytes.split_inclusive(|&b| b == b'\n') {
             let (text, is_complete) = match part.strip_suffix(b"\n") {
                 Some(text) => (text, true),
@@ -29,7 +29,7 @@ impl Lines {
     }
 
     /// Hands over the last line, where it has no end.
-    pub(super) fn finish(&mut self, emit: &mut dyn FnMut(&[u8], usize)) {
+    pub fn finish(&mut self, emit: &mut dyn FnMut(&[u8], usize)) {
         if !self.line.is_empty() {
             self.emit(emit);
         }
@@ -46,7 +46,7 @@ impl Lines {
 }
 
 /// `line` as text without control characters, and with `***` in place of each of `secrets`.
-pub(super) fn shown(line: &[u8], secrets: &[String]) -> String {
+pub fn shown(line: &[u8], secrets: &[String]) -> String {
     let mut text = String::from_utf8_lossy(line).into_owned();
     for secret in secrets {
         text = text.replace(secret.as_str(), "***");

@@ -1,0 +1,3 @@
+#![no_main]
+
+natron_fuzz::target!("records");

@@ -1316,6 +1316,32 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_is_told_to_whoever_waits_for_it() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let content = large("y");
+        let shard = Digest::of(content.as_bytes()).to_hex()[..2].to_owned();
+        fs::write(store.root().join("cas").join(shard), "").unwrap();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+
+        std::thread::scope(|scope| {
+            // Somebody who flushes all the time, but whose results are fine.
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    store.flush().unwrap();
+                }
+            });
+            let outputs = outputs(&content);
+            let n_failed = (0..200)
+                .map(|seed| store.commit(ingredients(seed), &outputs, Execution::default(), b""))
+                .filter(Result::is_err)
+                .count();
+            is_over.store(true, Ordering::SeqCst);
+            assert_eq!(n_failed, 200);
+        });
+    }
+
+    #[test]
     fn a_store_that_is_closed_keeps_what_was_handed_over() {
         let root = tempfile::tempdir().unwrap();
         let store = open(root.path());

@@ -18,6 +18,7 @@ use crate::{
     frame::{self, Directory, Header, Place},
     index::{Index, ObjectPlace, RecordPlace},
     mutants,
+    store::list,
     writer::Writer,
 };
 
@@ -440,8 +441,7 @@ impl Actions {
     }
 
     fn list_segments(&self) -> Result<Vec<(Arc<str>, u64)>, StoreError> {
-        let entries = self.storage.list(&self.directory);
-        let entries = entries.map_err(StoreError::io("list", &self.directory))?;
+        let entries = list(&*self.storage, &self.directory)?;
         let is_segment = |name: &str| {
             Path::new(name)
                 .extension()

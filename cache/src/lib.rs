@@ -15,6 +15,7 @@
 //!   lease/holders      who computes them, and a stamp that changes with each commit
 //!   quarantine/        objects whose content is not what their name says
 //!   roots/<id>         the workspaces that use the store
+//!   pins/<id>          results that collection leaves alone
 //!   trash/             on its way out
 //! ```
 //!
@@ -36,6 +37,7 @@ pub mod clock;
 pub mod collect;
 pub mod health;
 pub mod recording;
+pub mod stats;
 
 mod actions;
 mod commits;
@@ -58,5 +60,5 @@ pub use stat_cache::{FileStat, StatCache, StatError};
 pub use storage::{
     Disk, Durability, Entry, EntryKind, Storage, StorageFile, StorageReader, read_regular,
 };
-pub use store::{Committed, Scratch, Store, Workspace, layout_root};
+pub use store::{Committed, Pin, Scratch, Store, Workspace, layout_root};
 pub use store_error::StoreError;

@@ -20,6 +20,7 @@ use crate::{
     ingredients::{Bound, Seen, SourceError, ingredients, lineage},
     ready::ReadyQueue,
     schedule::{Capacity, Grant, Pool, Wanted, available_memory_bytes, remaining_seconds},
+    source_text::SourceTexts,
     worker::{Executed, Job, JobError, Shared, open},
     workers::Hall,
 };
@@ -218,7 +219,7 @@ pub(crate) fn run_within(
 ) -> Result<RunSummary, RunError> {
     let started = Instant::now();
     let (shared, watching) = (Arc::clone(folder), Arc::clone(watcher));
-    let mut run = Run::open(graph, workspace, options, shared, watching)?;
+    let mut run = Run::open(graph, workspace, options, shared, watching, false)?;
     let selected = run
         .nodes
         .iter()
@@ -258,6 +259,7 @@ pub fn standings(
         options,
         Arc::new(RunFolder::nowhere()),
         unwatched,
+        true,
     )?;
     run.settle_all()?;
     run.save_stat_cache();
@@ -300,7 +302,8 @@ pub fn select(graph: &Graph, names: &[String]) -> Result<BTreeSet<usize>, RunErr
                 .iter()
                 .any(|i| i.name == *name || i.stage == *name)
         {
-            let known = graph.instances.iter().map(|i| i.name.as_str());
+            let known = graph.instances.iter();
+            let known = known.flat_map(|i| [i.name.as_str(), i.stage.as_str()]);
             let did_you_mean = crate::did_you_mean::nearest(name, known).map(str::to_owned);
             return Err(RunError::UnknownStage {
                 name: name.clone(),
@@ -386,13 +389,19 @@ impl<'a> Run<'a> {
         options: &RunOptions,
         folder: Arc<RunFolder>,
         watcher: Arc<dyn Watcher>,
+        only_looks: bool,
     ) -> Result<Self, RunError> {
         if graph.device == DeviceChoice::Cuda {
             return Err(RunError::NoGpu);
         }
-        std::fs::create_dir_all(workspace.state())?;
-        let store = Store::open(workspace.cache(), options.durability)?;
-        store.register(workspace.root())?;
+        let store = if only_looks {
+            Store::open_to_read(workspace.cache())?
+        } else {
+            std::fs::create_dir_all(workspace.state())?;
+            let store = Store::open(workspace.cache(), options.durability)?;
+            store.register(workspace.root())?;
+            store
+        };
         let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), options.paranoid);
         let last = RunRecord::last_results(workspace, &graph.name);
         let forced = select(graph, &options.force)?;
@@ -465,6 +474,7 @@ impl<'a> Run<'a> {
                 folder,
                 watcher,
                 host: host(),
+                source_texts: SourceTexts::new(workspace.root()),
             }),
         })
     }

@@ -116,7 +116,10 @@ impl RunRecord {
     fn read_own(workspace: &Workspace, id: &str) -> io::Result<Self> {
         let folder = runs(workspace).join(id);
         match read_regular(&folder.join("run.json")) {
-            Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other),
+            Ok(text) => {
+                check_seal(&text)?;
+                serde_json::from_slice(&text).map_err(io::Error::other)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::read_start(&folder),
             Err(error) => Err(error),
         }
@@ -154,6 +157,17 @@ impl RunRecord {
             .iter()
             .rev()
             .filter_map(|id| Self::read(workspace, id).ok())
+            .collect())
+    }
+
+    /// The newest `n` runs of the workspace; records that do not parse are left out.
+    pub fn newest(workspace: &Workspace, n: usize) -> io::Result<Vec<Self>> {
+        let ids = run_ids(workspace)?;
+        Ok(ids
+            .iter()
+            .rev()
+            .filter_map(|id| Self::read(workspace, id).ok())
+            .take(n)
             .collect())
     }
 
@@ -318,7 +332,7 @@ impl RunFolder {
         let Some(files) = &self.files else {
             return Ok(());
         };
-        let text = serde_json::to_vec(record).map_err(io::Error::other)?;
+        let text = sealed(&serde_json::to_vec(record).map_err(io::Error::other)?);
         let path = files.path.join("run.json");
         if record.same_as.is_some() {
             // It says nothing that the other run does not; a power cut may have it.
@@ -408,6 +422,37 @@ pub(crate) fn host() -> String {
         .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
 }
 
+/// Before the digest of a record's text, and behind it.
+const SEAL: (&[u8], &[u8]) = (b"{\"digest\":\"", b"\",");
+
+/// A record's text with the digest of what follows as its first field: its results are shown to people and programs without
+/// a look at the store.
+fn sealed(text: &[u8]) -> Vec<u8> {
+    let Some(rest) = text.strip_prefix(b"{") else {
+        return text.to_vec();
+    };
+    let digest = Digest::of(rest).to_hex();
+    [SEAL.0, digest.as_bytes(), SEAL.1, rest].concat()
+}
+
+/// An error for a text that is not as it was [`sealed`]. Texts without a seal are older than it.
+fn check_seal(text: &[u8]) -> io::Result<()> {
+    let Some((digest, rest)) = text
+        .strip_prefix(SEAL.0)
+        .and_then(|text| text.split_at_checked(64))
+    else {
+        return Ok(());
+    };
+    let rest = rest.strip_prefix(SEAL.1);
+    if rest.is_some_and(|rest| Digest::of(rest).to_hex().as_bytes() == digest) {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the record of the run is damaged",
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -487,5 +532,19 @@ mod tests {
         let again = RunRecord::read(&workspace, &again.id).unwrap();
         assert_eq!(again.stages[0].outcome, Outcome::Hit);
         assert_eq!(again.stages[0].name, record.stages[0].name);
+    }
+
+    #[test]
+    fn a_damaged_record_is_noticed() {
+        let text = sealed(br#"{"a":1,"b":"c0ffee"}"#);
+        check_seal(&text).unwrap();
+        check_seal(br#"{"a":1}"#).unwrap();
+
+        let start = SEAL.0.len();
+        for at in start..text.len() {
+            let mut damaged = text.clone();
+            damaged[at] ^= 1;
+            assert!(check_seal(&damaged).is_err(), "byte {at}");
+        }
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     history::{Flush, write_whole},
 };
 
-const MAGIC: [u8; 8] = *b"NATnoop\x02";
+const MAGIC: [u8; 8] = *b"NATnoop\x03";
 const HEADER: usize = 8 + 32;
 /// The tuple says all: it was taken when the file had stood still for long enough.
 const SETTLED: u8 = 1;
@@ -97,7 +97,7 @@ pub(crate) fn invocation(file: &Path, options: &LoadOptions, registry: &Registry
 pub(crate) fn unchanged(workspace: &Workspace, invocation: &Digest) -> Option<Unchanged> {
     let path = path(workspace, invocation);
     let mut memory = Memory::decode(&read_regular(&path).ok()?)?;
-    if memory.invocation != *invocation || memory.store != glances(workspace) {
+    if memory.invocation != *invocation || !still_holds(workspace, &memory.store) {
         return None;
     }
     let moved = moved(workspace, &memory.tracked)?;
@@ -254,6 +254,57 @@ fn tuple(stat: &nix::sys::stat::FileStat) -> FileStat {
 /// What can be seen of the store without opening it: folders are others when they were replaced, and change when something
 /// is put aside or taken out.
 fn glances(workspace: &Workspace) -> Vec<u8> {
+    let folders = folders(workspace);
+    let mut bytes = (folders.len() as u32).to_le_bytes().to_vec();
+    bytes.extend(folders);
+    let root = natron_cache::layout_root(workspace.cache());
+    for entry in fs::read_dir(root.join("ac"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if let Ok(metadata) = entry.metadata()
+            && metadata.is_file()
+        {
+            let name = entry.file_name();
+            bytes.extend((name.len() as u32).to_le_bytes());
+            bytes.extend(name.as_bytes());
+            bytes.extend(metadata.len().to_le_bytes());
+        }
+    }
+    bytes
+}
+
+/// Whether nothing was taken out of the store since it looked like `then`: segments of records may come and grow.
+fn still_holds(workspace: &Workspace, then: &[u8]) -> bool {
+    fn part<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+        let (length, rest) = bytes.split_first_chunk::<4>()?;
+        let (part, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        *bytes = rest;
+        Some(part)
+    }
+    let mut rest = then;
+    if part(&mut rest) != Some(&folders(workspace)[..]) {
+        return false;
+    }
+    let segments = natron_cache::layout_root(workspace.cache()).join("ac");
+    while !rest.is_empty() {
+        let Some(name) = part(&mut rest) else {
+            return false;
+        };
+        let Some((size, after)) = rest.split_first_chunk::<8>() else {
+            return false;
+        };
+        rest = after;
+        let there = fs::symlink_metadata(segments.join(OsStr::from_bytes(name)));
+        if !there.is_ok_and(|there| there.is_file() && there.len() >= u64::from_le_bytes(*size)) {
+            return false;
+        }
+    }
+    true
+}
+
+fn folders(workspace: &Workspace) -> Vec<u8> {
     let root = natron_cache::layout_root(workspace.cache());
     let mut bytes = Vec::new();
     for (name, with_time) in [

@@ -23,6 +23,7 @@ use crate::{
     ingredients::{Bound, Seen, source_digest},
     isolated,
     schedule::grown,
+    source_text::SourceTexts,
 };
 
 /// A record keeps this many bytes of its stage's log; the run's folder keeps all of it.
@@ -70,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) watcher: Arc<dyn Watcher>,
     /// The machine's name.
     pub(crate) host: String,
+    /// Texts of sources, kept with results so that a later change can be shown.
+    pub(crate) source_texts: SourceTexts,
 }
 
 /// One execution of one stage.
@@ -171,11 +174,14 @@ pub(crate) fn execute(
         ..Execution::default()
     };
     let log = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
+    let texts = shared
+        .source_texts
+        .of(job.instance, &job.ingredients, &shared.stat_cache);
     // Others wait for the lease until the result is on the disk; who needs it in this run does not.
     let committed =
         shared
             .store
-            .commit_later(job.ingredients, &sealed, execution, &log, Vec::new(), lease)?;
+            .commit_later(job.ingredients, &sealed, execution, &log, texts, lease)?;
     let outputs = committed.record.outputs.clone();
     if committed.contradicts.is_some() {
         let message = "not reproducible: an earlier execution with the same key gave other outputs";

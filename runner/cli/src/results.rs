@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use natron_artifacts::{Artifact, Manifest};
-use natron_cache::{Durability, Store};
+use natron_cache::Store;
 use natron_runner::{
     Forecast, Graph, RunOptions, Workspace, history::RunRecord, select, standings,
 };
@@ -32,7 +32,7 @@ impl StageOutput {
 
     /// The artifact itself, its bytes checked.
     pub(crate) fn open(&self, workspace: &Workspace) -> Result<Artifact, Failure> {
-        let store = Store::open(workspace.cache(), Durability::default())?;
+        let store = Store::open_to_read(workspace.cache())?;
         store.open_artifact(&self.manifest).map_err(|error| {
             let failure = Failure::from(error.clone());
             if error.is_missing() {

@@ -227,7 +227,6 @@ pub fn run(plan: &Plan) -> Checked<Tally> {
             break;
         }
     }
-    pairs(&family)?;
     Ok(family.finish())
 }
 
@@ -289,9 +288,13 @@ fn sweep(family: &Family<'_>, job: &Job<'_>) {
     }
 }
 
-/// A second kill while what the first one left is being recovered.
-fn pairs(family: &Family<'_>) -> Checked {
-    let plan = family.plan;
+/// Runs the family of second kills, while what the first one left is being recovered.
+pub fn run_pairs(plan: &Plan) -> Checked<Tally> {
+    let family = Family::start(plan, "recovery")?;
+    if !can_inject() {
+        family.skip("no strace that injects", 1_000);
+        return Ok(family.finish());
+    }
     let target = plan.size(30, 1_100);
     let templates = Templates::new(&family.folder(), &plan.program, &Recipe::toys(5))?;
     let calls = [
@@ -308,6 +311,7 @@ fn pairs(family: &Family<'_>) -> Checked {
     let states = [State::Empty, State::Populated, State::Damaged];
     let jobs = 0..target * 2;
     family.each(jobs, |n| {
+        let family = &family;
         if family.reached("pairs") >= target as u64 {
             return;
         }
@@ -339,7 +343,7 @@ fn pairs(family: &Family<'_>) -> Checked {
         }
     });
     templates.remove();
-    Ok(())
+    Ok(family.finish())
 }
 
 /// The number of records of a store, for tests of the harness.

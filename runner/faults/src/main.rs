@@ -89,6 +89,9 @@ struct Run {
     /// Only the case of this id, as a failure names it.
     #[arg(long)]
     case: Option<String>,
+    /// The commit that the program was built from, for the page [default: the repository's].
+    #[arg(long)]
+    commit: Option<String>,
     /// The date for the page.
     #[arg(long, default_value = "no date given")]
     date: String,
@@ -102,8 +105,9 @@ struct Run {
 
 type RunFamily = fn(&Plan) -> Checked<Tally>;
 
-const FAMILIES: [(&str, RunFamily); 10] = [
+const FAMILIES: [(&str, RunFamily); 11] = [
     ("kill", kill::run),
+    ("recovery", kill::run_pairs),
     ("crash", crash::run),
     ("io", io_errors::run),
     ("corruption", corruption::run),
@@ -194,7 +198,13 @@ fn run(arguments: &Run) -> Checked<bool> {
     families.push((MUTANTS, tally));
     let words: Vec<String> = env::args().skip(1).collect();
     let command = format!("natron-faults {}", words.join(" "));
-    let page = figures::write(&plan, &command, &commit(), &arguments.date, &families)?;
+    let page = figures::write(
+        &plan,
+        &command,
+        &arguments.commit.clone().unwrap_or_else(commit),
+        &arguments.date,
+        &families,
+    )?;
     let mut output = io::stdout();
     output.write_all(page.as_bytes()).at("standard output")?;
     let failed = families

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Artifact, Bytes, Digest, Files, Kind, Limits, Metrics, Model, Signature, StageError, Stream,
-    Streams, Table,
+    Artifact, Bytes, Conditions, Digest, Files, Kind, Limits, Metrics, Model, Signature,
+    StageError, Stream, Streams, Table,
 };
 
 /// How far a stage is.
@@ -226,6 +226,7 @@ impl StageContextParts {
 pub struct StageContext {
     parts: StageContextParts,
     signature: Signature,
+    conditions: Conditions,
     outputs: BTreeMap<String, Artifact>,
 }
 
@@ -235,8 +236,21 @@ impl StageContext {
         Self {
             parts,
             signature,
+            conditions: Conditions::default(),
             outputs: BTreeMap::new(),
         }
+    }
+
+    /// The same under other conditions.
+    #[must_use]
+    pub fn under(mut self, conditions: Conditions) -> Self {
+        self.conditions = conditions;
+        self
+    }
+
+    /// What surrounds programs that the stage starts.
+    pub fn conditions(&self) -> &Conditions {
+        &self.conditions
     }
 
     /// The one artifact at `port`.

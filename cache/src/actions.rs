@@ -18,6 +18,7 @@ use crate::{
     frame::{self, Directory, Header, Place},
     index::{Index, ObjectPlace, RecordPlace},
     mutants,
+    store::list,
     writer::Writer,
 };
 
@@ -42,6 +43,9 @@ pub struct Execution {
     /// Name of the machine.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub host: String,
+    /// Threads that it had; 0 where that is not known.
+    #[serde(default)]
+    pub threads: u32,
     /// Version of the program.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub runner_version: String,
@@ -440,8 +444,7 @@ impl Actions {
     }
 
     fn list_segments(&self) -> Result<Vec<(Arc<str>, u64)>, StoreError> {
-        let entries = self.storage.list(&self.directory);
-        let entries = entries.map_err(StoreError::io("list", &self.directory))?;
+        let entries = list(&*self.storage, &self.directory)?;
         let is_segment = |name: &str| {
             Path::new(name)
                 .extension()

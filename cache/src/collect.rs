@@ -12,7 +12,10 @@ use std::{
 
 use natron_artifacts::Digest;
 
-use crate::{Entry, StageKey, Store, StoreError, clock, frame, mutants, store::remove_any};
+use crate::{
+    Entry, StageKey, Store, StoreError, clock, frame, mutants,
+    store::{self, remove_any},
+};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -23,6 +26,9 @@ pub struct Roots {
     pub keys: BTreeSet<StageKey>,
     /// Objects, whatever record names them.
     pub objects: BTreeSet<Digest>,
+    /// All that was committed until then, in milliseconds since 1970-01-01 in UTC, because somebody may need it whom we
+    /// cannot ask.
+    pub until_ms: u64,
 }
 
 /// How much is kept.
@@ -87,7 +93,7 @@ pub fn plan(store: &Store, roots: &Roots, policy: &Policy) -> Result<Plan, Store
     let is_old = |at: u64, grace: Duration| u128::from(now.saturating_sub(at)) >= grace.as_millis();
     let objects = store.list_objects()?;
 
-    let candidates = candidates(store, roots);
+    let candidates = candidates(store, roots)?;
     let records_bytes: u64 = candidates.iter().map(|candidate| candidate.length).sum();
     let mut doomed_records_bytes = 0;
     let mut kept = Vec::new();
@@ -110,6 +116,7 @@ pub fn plan(store: &Store, roots: &Roots, policy: &Policy) -> Result<Plan, Store
         .filter(|(digest, entry)| {
             !uses.contains_key(digest)
                 && !roots.objects.contains(digest)
+                && entry.modified_ms > roots.until_ms
                 && is_old(entry.modified_ms, policy.grace)
         })
         .map(|(digest, _)| *digest)
@@ -225,7 +232,9 @@ impl Candidate {
 }
 
 /// Every record.
-fn candidates(store: &Store, roots: &Roots) -> Vec<Candidate> {
+fn candidates(store: &Store, roots: &Roots) -> Result<Vec<Candidate>, StoreError> {
+    let pins = store.pins()?;
+    let pinned: BTreeSet<&StageKey> = pins.iter().flat_map(|pin| &pin.keys).collect();
     let mut candidates = Vec::new();
     for listed in store.actions().list() {
         let key = listed.key;
@@ -248,6 +257,8 @@ fn candidates(store: &Store, roots: &Roots) -> Vec<Candidate> {
         candidates.push(Candidate {
             committed_ms: listed.committed_ms,
             is_rooted: roots.keys.contains(&key) && !mutants::is("collect_what_has_a_root")
+                || pinned.contains(&key)
+                || listed.committed_ms <= roots.until_ms
                 || store.is_leased(&key)
                 || !carried.is_disjoint(&roots.objects),
             objects,
@@ -261,13 +272,11 @@ fn candidates(store: &Store, roots: &Roots) -> Vec<Candidate> {
             },
         });
     }
-    candidates
+    Ok(candidates)
 }
 
 fn list(store: &Store, directory: &str) -> Result<Vec<Entry>, StoreError> {
-    let path = store.root().join(directory);
-    let entries = store.storage().list(&path);
-    entries.map_err(StoreError::io("list", &path))
+    store::list(store.storage(), &store.root().join(directory))
 }
 
 fn old_checkpoints(
@@ -352,6 +361,7 @@ mod tests {
         let roots = Roots {
             keys: [kept.key].into(),
             objects: [pinned, small.outputs["report"].files[0].digest].into(),
+            until_ms: 0,
         };
         let lengths: BTreeMap<_, _> = store
             .actions()
@@ -436,6 +446,40 @@ mod tests {
             [&rooted, &dear, &cheap, &middling].map(stays),
             [true, true, false, false]
         );
+    }
+
+    #[test]
+    fn what_is_pinned_or_older_than_a_doubt_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let large = |text: &str| text.repeat(2000);
+        let early = commit(&store, 1, &large("early"), 1.0);
+        let until_ms = clock::unix_ms();
+        std::thread::sleep(Duration::from_millis(20));
+        let late = commit(&store, 2, &large("late"), 1.0);
+        let pinned = commit(&store, 3, &large("pinned"), 1.0);
+        store
+            .pin(&crate::Pin {
+                name: "p".into(),
+                keys: vec![pinned.key],
+                unix_ms: 0,
+            })
+            .unwrap();
+        let roots = Roots {
+            until_ms,
+            ..Roots::default()
+        };
+
+        let nearly_nothing = policy(AT_ONCE, Some(0));
+        let gone = plan(&store, &roots, &nearly_nothing).unwrap();
+        let keys: Vec<_> = gone.records.iter().map(|record| record.key).collect();
+        assert_eq!((keys, gone.objects.len()), (vec![late.key], 1));
+
+        store.unpin("p").unwrap();
+        let gone = collect(&store, &roots, &nearly_nothing).unwrap();
+        assert_eq!((gone.records.len(), gone.objects.len()), (2, 2));
+        let hit = store.lookup(&early.key).unwrap().unwrap();
+        store.open_artifact(&hit.outputs["report"]).unwrap();
     }
 
     #[test]

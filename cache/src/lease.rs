@@ -71,9 +71,12 @@ impl Leases {
     /// The leases in `directory`. Where files cannot be made there, only threads of this process keep out of each other's way.
     pub(crate) fn open(directory: &Path, is_read_only: bool) -> Self {
         let open = |name: &str| {
+            let path = directory.join(name);
             let mut options = OpenOptions::new();
             options.create(true).truncate(false).read(true).write(true);
-            options.open(directory.join(name)).ok()
+            // Nothing that could make us wait for ever.
+            let is_odd = path.symlink_metadata().is_ok_and(|there| !there.is_file());
+            (!is_odd).then(|| options.open(path).ok())?
         };
         let files = if is_read_only {
             None

@@ -15,6 +15,8 @@
 //!   lease/holders      who computes them, and a stamp that changes with each commit
 //!   quarantine/        objects whose content is not what their name says
 //!   roots/<id>         the workspaces that use the store
+//!   verified/          which results were computed again, one file for each writer
+//!   pins/<id>          results that collection leaves alone
 //!   trash/             on its way out
 //! ```
 //!
@@ -36,6 +38,7 @@ pub mod clock;
 pub mod collect;
 pub mod health;
 pub mod recording;
+pub mod stats;
 
 mod actions;
 mod commits;
@@ -49,6 +52,7 @@ mod stat_cache;
 mod storage;
 mod store;
 mod store_error;
+mod verified;
 mod writer;
 
 pub use actions::{Accepted, DamagedRecord, Execution, Hit, Record};
@@ -58,5 +62,6 @@ pub use stat_cache::{FileStat, StatCache, StatError};
 pub use storage::{
     Disk, Durability, Entry, EntryKind, Storage, StorageFile, StorageReader, read_regular,
 };
-pub use store::{Committed, Scratch, Store, Workspace, layout_root};
+pub use store::{Committed, Pin, Scratch, Store, Workspace, layout_root};
 pub use store_error::StoreError;
+pub use verified::{Confirmation, ConfirmationLog, Confirmed};

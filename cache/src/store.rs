@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -25,7 +24,7 @@ use crate::{
     lease::Leases,
     mutants,
     objects::Objects,
-    storage::{open_regular, read_regular},
+    storage::read_regular,
     writer::{self, Writer},
 };
 
@@ -50,7 +49,8 @@ pub struct Store {
     root: PathBuf,
     storage: Arc<dyn Storage>,
     durability: Durability,
-    generation: File,
+    /// Nothing when there is no store, which is then read as an empty one.
+    generation: Option<File>,
     /// Nothing when the store is read-only, like `commits`.
     writer: Option<Arc<Writer>>,
     objects: Arc<Objects>,
@@ -77,6 +77,17 @@ pub struct Workspace {
     pub path: PathBuf,
     /// When it was last seen, in milliseconds since 1970-01-01 in UTC.
     pub last_seen_ms: u64,
+}
+
+/// Results that collection leaves alone, whatever their age.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Its name.
+    pub name: String,
+    /// The keys of the results.
+    pub keys: Vec<StageKey>,
+    /// When it was made, in milliseconds since 1970-01-01 in UTC.
+    pub unix_ms: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -117,30 +128,23 @@ impl Store {
             }
             Err(error) => return Err(error),
         };
-        let generation_path = root.join("generation");
-        let generation = if is_read_only {
-            open_regular(&generation_path)
-        } else {
-            let mut options = OpenOptions::new();
-            // What is no file is refused, and not waited for.
-            options.custom_flags(nix::libc::O_NONBLOCK);
-            options.create(true).truncate(false).write(true);
-            options.open(&generation_path)
-        };
-        let generation = generation.map_err(|error| {
-            let error = if error.raw_os_error() == Some(nix::libc::ENXIO) {
-                io::Error::other("it is not a regular file; move it away")
-            } else {
-                error
-            };
-            StoreError::io("open", &generation_path)(error)
-        })?;
-        match generation.lock_shared() {
-            Err(error) if error.kind() != io::ErrorKind::Unsupported => {
-                return Err(StoreError::io("lock", &generation_path)(error));
-            }
-            _ => {}
-        }
+        Self::assemble(storage, root, durability, is_read_only)
+    }
+
+    /// Opens the store at `root` to read it: nothing is made or written, and one that is not there is empty.
+    pub fn open_to_read(root: &Path) -> Result<Self, StoreError> {
+        let root = layout_root(root);
+        check_format(&root)?;
+        Self::assemble(Arc::new(Disk), root, Durability::None, true)
+    }
+
+    fn assemble(
+        storage: Arc<dyn Storage>,
+        root: PathBuf,
+        durability: Durability,
+        is_read_only: bool,
+    ) -> Result<Self, StoreError> {
+        let generation = open_generation(&root, is_read_only)?;
         let tmp = root.join("tmp");
         let writer = if is_read_only {
             None
@@ -457,9 +461,12 @@ impl Store {
         Ok(Scratch { path, keep: false })
     }
 
-    /// Notes that the workspace at `path` uses the store, so that its runs are roots for collection.
+    /// Notes that the workspace at `path` uses the store, so that its runs are roots for collection. A store that cannot be
+    /// written is left alone.
     pub fn register(&self, path: &Path) -> Result<(), StoreError> {
-        let writer = self.writer()?;
+        let Ok(writer) = self.writer() else {
+            return Ok(());
+        };
         let now = clock::unix_ms();
         let id = Digest::of(path.as_os_str().as_encoded_bytes()).to_hex();
         let target = self.root.join("roots").join(&id[..32]);
@@ -488,19 +495,66 @@ impl Store {
 
     /// All registered workspaces.
     pub fn workspaces(&self) -> Result<Vec<Workspace>, StoreError> {
-        let directory = self.root.join("roots");
-        let failed = |error| StoreError::io("list", &directory)(error);
-        let mut workspaces = Vec::new();
-        for entry in self.storage.list(&directory).map_err(failed)? {
-            let bytes = self
-                .storage
-                .read(&directory.join(&entry.name), 0, entry.size);
-            // An unreadable one is treated as gone; its next run registers it anew.
-            if let Ok(workspace) = serde_json::from_slice(&bytes.unwrap_or_default()) {
-                workspaces.push(workspace);
+        // An unreadable one is treated as gone; its next run registers it anew.
+        self.read_all("roots")
+    }
+
+    /// Forgets that the workspace at `path` uses the store. Whether it was known.
+    pub fn unregister(&self, path: &Path) -> Result<bool, StoreError> {
+        self.writer()?;
+        let id = Digest::of(path.as_os_str().as_encoded_bytes()).to_hex();
+        self.remove_if_there(&self.root.join("roots").join(&id[..32]))
+    }
+
+    /// Keeps results from collection until they are [unpinned](Self::unpin). A pin of the same name is replaced.
+    pub fn pin(&self, pin: &Pin) -> Result<(), StoreError> {
+        let text = serde_json::to_vec(pin).expect("plain structs serialize");
+        let temporary = self.writer()?.fresh_path();
+        let target = self.pin_path(&pin.name);
+        replace(&*self.storage, self.durability, &temporary, &target, &text)
+    }
+
+    /// Removes a pin. Whether there was one of that name.
+    pub fn unpin(&self, name: &str) -> Result<bool, StoreError> {
+        self.writer()?;
+        self.remove_if_there(&self.pin_path(name))
+    }
+
+    /// All pins, by name.
+    pub fn pins(&self) -> Result<Vec<Pin>, StoreError> {
+        let mut pins: Vec<Pin> = self.read_all("pins")?;
+        pins.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(pins)
+    }
+
+    fn pin_path(&self, name: &str) -> PathBuf {
+        let id = Digest::of(name.as_bytes()).to_hex();
+        self.root.join("pins").join(&id[..32])
+    }
+
+    fn remove_if_there(&self, path: &Path) -> Result<bool, StoreError> {
+        match self.storage.remove(path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(StoreError::io("remove", path)(error)),
+        }
+    }
+
+    /// All small files of a directory that parse.
+    fn read_all<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Vec<T>, StoreError> {
+        let directory = self.root.join(name);
+        let mut all = Vec::new();
+        for entry in list(&*self.storage, &directory)? {
+            if entry.kind != EntryKind::File {
+                continue;
+            }
+            let path = directory.join(&entry.name);
+            let bytes = self.storage.read(&path, 0, entry.size);
+            if let Ok(item) = serde_json::from_slice(&bytes.unwrap_or_default()) {
+                all.push(item);
             }
         }
-        Ok(workspaces)
+        Ok(all)
     }
 
     pub(crate) fn storage(&self) -> &dyn Storage {
@@ -514,10 +568,7 @@ impl Store {
     /// Every object that has a file of its own.
     pub(crate) fn list_objects(&self) -> Result<BTreeMap<Digest, Entry>, StoreError> {
         let cas = self.root.join("cas");
-        let list = |path: &Path| {
-            let entries = self.storage.list(path);
-            entries.map_err(StoreError::io("list", path))
-        };
+        let list = |path: &Path| list(&*self.storage, path);
         let mut objects = BTreeMap::new();
         for shard in list(&cas)? {
             if shard.kind != EntryKind::Directory {
@@ -569,19 +620,23 @@ impl Store {
         action: impl FnOnce() -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
         let path = self.root.join("generation");
-        self.generation
+        self.writer()?;
+        let Some(generation) = &self.generation else {
+            return action().map(Some);
+        };
+        generation
             .unlock()
             .map_err(StoreError::io("unlock", &path))?;
-        let result = match self.generation.try_lock() {
+        let result = match generation.try_lock() {
             Ok(()) => {
                 let result = action().map(Some);
-                let _ = self.generation.unlock();
+                let _ = generation.unlock();
                 result
             }
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(StoreError::io("lock", &path)(error)),
         };
-        self.generation
+        generation
             .lock_shared()
             .map_err(StoreError::io("lock", &path))?;
         result
@@ -811,6 +866,7 @@ fn prepare(storage: &dyn Storage, root: &Path, durability: Durability) -> Result
         "lease",
         "quarantine",
         "roots",
+        "pins",
         "trash",
     ] {
         let path = root.join(name);
@@ -855,6 +911,46 @@ fn create(storage: &dyn Storage, path: &Path, durability: Durability) -> Result<
     Ok(())
 }
 
+/// The entries of a directory; none if it is not there.
+pub(crate) fn list(storage: &dyn Storage, path: &Path) -> Result<Vec<Entry>, StoreError> {
+    match storage.list(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(StoreError::io("list", path)),
+    }
+}
+
+/// Opens and locks the file that everybody locks who has the store open; nothing if there is no store.
+fn open_generation(root: &Path, is_read_only: bool) -> Result<Option<File>, StoreError> {
+    let path = root.join("generation");
+    let failed = |action| StoreError::io(action, &path);
+    match fs::symlink_metadata(&path) {
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(StoreError::Format {
+                path: root.to_owned(),
+                reason:
+                    "its `generation` is not a regular file; move the directory away to start anew"
+                        .into(),
+            });
+        }
+        _ => {}
+    }
+    let opened = if is_read_only {
+        File::open(&path)
+    } else {
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        options.open(&path)
+    };
+    let generation = match opened {
+        Err(error) if is_read_only && error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(failed("open"))?,
+    };
+    match generation.lock_shared() {
+        Err(error) if error.kind() != io::ErrorKind::Unsupported => Err(failed("lock")(error)),
+        _ => Ok(Some(generation)),
+    }
+}
+
 /// Whether `FORMAT` is there; an error when it is not ours.
 fn check_format(root: &Path) -> Result<bool, StoreError> {
     let wrong = |reason: String| StoreError::Format {
@@ -862,10 +958,14 @@ fn check_format(root: &Path) -> Result<bool, StoreError> {
         reason,
     };
     let path = root.join("FORMAT");
-    let text = match read_regular(&path) {
-        Ok(text) => text,
+    let text = match fs::symlink_metadata(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(StoreError::io("read", &path)(error)),
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(wrong(
+                "its `FORMAT` is not a regular file; move the directory away to start anew".into(),
+            ));
+        }
+        _ => fs::read(&path).map_err(StoreError::io("read", &path))?,
     };
     let format: Format = serde_json::from_slice(&text).map_err(|_| {
         wrong("its `FORMAT` file does not parse; move the directory away to start anew".into())
@@ -1350,6 +1450,86 @@ mod tests {
         store.remove_checkpoints(&key).unwrap();
         store.remove_checkpoints(&key).unwrap();
         assert!(!checkpoints.exists());
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_opened() {
+        for name in ["FORMAT", "generation"] {
+            for is_pipe in [true, false] {
+                let root = tempfile::tempdir().unwrap();
+                drop(open(root.path()));
+                let path = layout_root(root.path()).join(name);
+                fs::remove_file(&path).unwrap();
+                if is_pipe {
+                    let mode = nix::sys::stat::Mode::S_IRWXU;
+                    nix::unistd::mkfifo(&path, mode).unwrap();
+                } else {
+                    fs::create_dir(&path).unwrap();
+                }
+
+                for result in [
+                    Store::open(root.path(), Durability::None),
+                    Store::open_to_read(root.path()),
+                ] {
+                    let error = result.unwrap_err().to_string();
+                    assert!(error.contains("not a regular file"), "{name}: {error}");
+                    assert!(error.contains("start anew"), "{name}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reading_makes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("cache");
+        let nothing = Store::open_to_read(&root).unwrap();
+        assert!(nothing.keys().is_empty() && nothing.is_read_only());
+        assert_eq!(nothing.lookup(&ingredients(1).key()).unwrap(), None);
+        assert!(nothing.workspaces().unwrap().is_empty());
+        assert!(nothing.pins().unwrap().is_empty());
+        nothing.register(Path::new("/w")).unwrap();
+        assert!(matches!(
+            nothing.scratch().unwrap_err(),
+            StoreError::ReadOnly { .. }
+        ));
+        drop(nothing);
+        assert!(!root.exists());
+
+        let store = open(&root);
+        let content = large("x");
+        let record = commit(&store, 1, &content).record;
+        let reader = Store::open_to_read(&root).unwrap();
+        let hit = reader.lookup(&record.key).unwrap().unwrap();
+        let found = reader.open_artifact(&hit.outputs["files"]).unwrap();
+        assert_eq!(found, files(&content));
+        assert_eq!(fs::read_dir(store.root().join("tmp")).unwrap().count(), 2);
+        commit(&store, 2, "y");
+        assert!(
+            reader
+                .lookup_fresh(&ingredients(2).key())
+                .unwrap()
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn pins_are_replaced_and_removed_by_name() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let pin = |name: &str, seed| Pin {
+            name: name.into(),
+            keys: vec![ingredients(seed).key()],
+            unix_ms: seed,
+        };
+        for (name, seed) in [("b", 1), ("a", 2), ("b", 3)] {
+            store.pin(&pin(name, seed)).unwrap();
+        }
+
+        assert_eq!(store.pins().unwrap(), [pin("a", 2), pin("b", 3)]);
+        assert!(store.unpin("b").unwrap());
+        assert!(!store.unpin("b").unwrap());
+        assert_eq!(open(root.path()).pins().unwrap(), [pin("a", 2)]);
     }
 
     #[test]

@@ -1043,6 +1043,7 @@ fn instance(
         limits: settings.limits,
         on_failure: settings.on_failure,
         salt: settings.salt,
+        reproducible: settings.reproducible,
         place: draft.uses,
     })
 }

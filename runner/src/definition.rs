@@ -18,7 +18,7 @@ const PIPELINE_KEYS: [&str; 5] = ["name", "seed", "numeric", "device", "tokens"]
 const PROFILE_KEYS: [&str; 3] = ["pipeline", "params", "stages"];
 
 /// What the runner knows below `[stages.NAME]`.
-pub(crate) const STAGE_KEYS: [&str; 15] = [
+pub(crate) const STAGE_KEYS: [&str; 16] = [
     "uses",
     "inputs",
     "with",
@@ -34,6 +34,7 @@ pub(crate) const STAGE_KEYS: [&str; 15] = [
     "salt",
     "isolation",
     "limits",
+    "reproducible",
 ];
 
 /// A pipeline file whose parts are where they belong.

@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use natron_artifacts::{Artifact, Cancel, DeviceGrant, Digest, Level, Manifest, StageError};
+use natron_artifacts::{
+    Artifact, Cancel, Conditions, DeviceGrant, Digest, Level, Manifest, StageError,
+};
 use natron_cache::{
     Durability, Hit, Ingredients, InputIngredient, StageKey, StatCache, Store, StoreError,
 };
@@ -20,6 +22,7 @@ use crate::{
     ingredients::{Bound, Seen, SourceError, ingredients, lineage},
     ready::ReadyQueue,
     schedule::{Capacity, Grant, Pool, Wanted, available_memory_bytes, remaining_seconds},
+    source_text::SourceTexts,
     worker::{Executed, Job, JobError, Shared, open},
     workers::Hall,
 };
@@ -50,6 +53,8 @@ pub struct RunOptions {
     pub paranoid: bool,
     /// Whether results survive a power cut.
     pub durability: Durability,
+    /// What surrounds the stages, as far as they can tell.
+    pub conditions: Conditions,
     /// Do not write a run record.
     pub unrecorded: bool,
     /// The pipeline file as the user named it, for the run record.
@@ -218,7 +223,7 @@ pub(crate) fn run_within(
 ) -> Result<RunSummary, RunError> {
     let started = Instant::now();
     let (shared, watching) = (Arc::clone(folder), Arc::clone(watcher));
-    let mut run = Run::open(graph, workspace, options, shared, watching)?;
+    let mut run = Run::open(graph, workspace, options, shared, watching, false)?;
     let selected = run
         .nodes
         .iter()
@@ -258,6 +263,7 @@ pub fn standings(
         options,
         Arc::new(RunFolder::nowhere()),
         unwatched,
+        true,
     )?;
     run.settle_all()?;
     run.save_stat_cache();
@@ -300,7 +306,8 @@ pub fn select(graph: &Graph, names: &[String]) -> Result<BTreeSet<usize>, RunErr
                 .iter()
                 .any(|i| i.name == *name || i.stage == *name)
         {
-            let known = graph.instances.iter().map(|i| i.name.as_str());
+            let known = graph.instances.iter();
+            let known = known.flat_map(|i| [i.name.as_str(), i.stage.as_str()]);
             let did_you_mean = crate::did_you_mean::nearest(name, known).map(str::to_owned);
             return Err(RunError::UnknownStage {
                 name: name.clone(),
@@ -386,13 +393,19 @@ impl<'a> Run<'a> {
         options: &RunOptions,
         folder: Arc<RunFolder>,
         watcher: Arc<dyn Watcher>,
+        only_looks: bool,
     ) -> Result<Self, RunError> {
         if graph.device == DeviceChoice::Cuda {
             return Err(RunError::NoGpu);
         }
-        std::fs::create_dir_all(workspace.state())?;
-        let store = Store::open(workspace.cache(), options.durability)?;
-        store.register(workspace.root())?;
+        let store = if only_looks {
+            Store::open_to_read(workspace.cache())?
+        } else {
+            std::fs::create_dir_all(workspace.state())?;
+            let store = Store::open(workspace.cache(), options.durability)?;
+            store.register(workspace.root())?;
+            store
+        };
         let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), options.paranoid);
         let last = RunRecord::last_results(workspace, &graph.name);
         let forced = select(graph, &options.force)?;
@@ -461,10 +474,12 @@ impl<'a> Run<'a> {
                 workspace: workspace.clone(),
                 store,
                 stat_cache,
+                conditions: options.conditions.clone(),
                 live: Mutex::default(),
                 folder,
                 watcher,
                 host: host(),
+                source_texts: SourceTexts::new(workspace.root()),
             }),
         })
     }
@@ -796,6 +811,7 @@ impl<'a> Run<'a> {
                     .then(|| lineage(self.graph, instance)),
                 threads: grant.threads,
                 device: DeviceGrant::cuda(&grant.gpus),
+                attempt: node.attempts,
                 cancel: Cancel::new(),
                 look_up: !node.forced,
             };

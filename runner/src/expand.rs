@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use natron_artifacts::{Manifest, Registry};
-use natron_cache::{Durability, Store};
+use natron_cache::Store;
 
 use crate::{
     AxisValues, Diagnostic, Forecast, Graph, LoadOptions, RunError, RunOptions, Workspace, load,
@@ -79,7 +79,7 @@ pub(crate) fn values(
     workspace: &Workspace,
     outputs: &BTreeMap<String, BTreeMap<String, Manifest>>,
 ) -> Result<BTreeMap<String, AxisValues>, RunError> {
-    let store = Store::open(workspace.cache(), Durability::default())?;
+    let store = Store::open_to_read(workspace.cache())?;
     let mut found = BTreeMap::new();
     for axis in &graph.awaited {
         let name = &graph.instances[axis.instance].name;

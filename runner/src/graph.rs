@@ -12,7 +12,7 @@ use petgraph::graph::DiGraph;
 use serde_json::Value;
 
 use crate::{
-    AxisValues, Diagnostic, Part, Place, SourceText, Take, code,
+    AxisValues, Diagnostic, Part, Place, Reproducible, SourceText, Take, code,
     connect::{self, Connected},
     definition, document,
     document::Node,
@@ -241,6 +241,8 @@ pub struct Instance {
     pub on_failure: OnFailure,
     /// Part of the key, to disown a family of results.
     pub salt: Option<String>,
+    /// How alike its outputs have to come out when it is executed again.
+    pub reproducible: Reproducible,
     /// Where `uses` stands, for messages.
     pub place: Place,
 }

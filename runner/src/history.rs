@@ -160,6 +160,17 @@ impl RunRecord {
             .collect())
     }
 
+    /// The newest `n` runs of the workspace; records that do not parse are left out.
+    pub fn newest(workspace: &Workspace, n: usize) -> io::Result<Vec<Self>> {
+        let ids = run_ids(workspace)?;
+        Ok(ids
+            .iter()
+            .rev()
+            .filter_map(|id| Self::read(workspace, id).ok())
+            .take(n)
+            .collect())
+    }
+
     /// The newest run of `pipeline`.
     pub fn latest(workspace: &Workspace, pipeline: &str) -> Option<Self> {
         let ids = run_ids(workspace).ok()?;

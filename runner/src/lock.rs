@@ -7,12 +7,15 @@ use std::{
 };
 
 use natron_artifacts::{Digest, Manifest, canonical};
-use natron_cache::{Ingredients, InputIngredient, StatCache};
+use natron_cache::{
+    Durability, Ingredients, InputIngredient, StageKey, StatCache, Store, StoreError,
+};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    Graph, InputEdge, RunError, Workspace,
+    Class, Comparison, Graph, InputEdge, Instance, Reproducible, RunError, RunSummary, Workspace,
+    compare,
     history::write_atomically,
     ingredients::{SourceError, source_digest, with_inputs},
 };
@@ -350,48 +353,236 @@ fn parts(ingredients: &Ingredients) -> BTreeMap<String, String> {
     parts
 }
 
-/// How a finished stage differs from its entry.
-pub fn differences(
+/// How the key of a stage differs from its entry.
+pub(crate) fn key_difference(
     stage: &str,
     entry: &LockEntry,
     ingredients: &Ingredients,
-    outputs: Option<&BTreeMap<String, Manifest>>,
-) -> Vec<LockDifference> {
-    let difference = |what: String, why: String| LockDifference {
+) -> Option<LockDifference> {
+    let difference = |what: &str, why: String| LockDifference {
         stage: stage.to_owned(),
-        what,
+        what: what.to_owned(),
         why,
     };
     if entry.device != device(ingredients) {
         let here = device(ingredients);
         let why = format!("locked on `{}`, running on `{here}`", entry.device);
-        return vec![difference("device".into(), why)];
+        return Some(difference("device", why));
     }
+    if entry.key == ingredients.key().digest() {
+        return None;
+    }
+    let parts = entry.differing_parts(ingredients);
+    let why = if parts.is_empty() {
+        "the lock was written for another form of keys".to_owned()
+    } else {
+        format!("differs in `{}`", parts.join("`, `"))
+    };
+    Some(difference("key", why))
+}
+
+/// The results that the lock names, as far as they are in the store, by instance name and output.
+pub(crate) fn kept_results(
+    workspace: &Workspace,
+    entries: &BTreeMap<String, LockEntry>,
+) -> Result<BTreeMap<String, BTreeMap<String, Manifest>>, StoreError> {
+    let store = Store::open(workspace.cache(), Durability::default())?;
+    let of_entry = |entry: &LockEntry| {
+        let record = store.record(&StageKey::new(entry.key))?;
+        let outputs = record.outputs.into_iter().filter(|(port, manifest)| {
+            let locked = entry.outputs.get(port);
+            locked.is_some_and(|locked| locked.bytes == manifest.bytes)
+        });
+        Some(outputs.collect())
+    };
+    Ok(entries
+        .iter()
+        .filter_map(|(name, entry)| Some((name.clone(), of_entry(entry)?)))
+        .collect())
+}
+
+/// How the stages of a finished run differ from the lock's entries, in the graph's order; `kept` is what the lock names.
+///
+/// A stage has to be as alike as it declares. One that differs only because it read what another stage made otherwise is
+/// told as following from that one, and is no difference of its own where the other one was alike enough.
+pub(crate) fn compare_run(
+    graph: &Graph,
+    workspace: &Workspace,
+    summary: &RunSummary,
+    entries: &BTreeMap<String, LockEntry>,
+    kept: &BTreeMap<String, BTreeMap<String, Manifest>>,
+) -> Result<Vec<LockDifference>, StoreError> {
+    let mut judge = Judge {
+        workspace,
+        kept,
+        store: None,
+    };
     let mut found = Vec::new();
-    let same_key = entry.key == ingredients.key().digest();
-    if !same_key {
-        let parts = entry.differing_parts(ingredients).join("`, `");
-        found.push(difference("key".into(), format!("differs in `{parts}`")));
-    }
-    for (port, output) in outputs.into_iter().flatten() {
-        let why = match entry.outputs.get(port) {
-            None => "the lock has no such output".to_owned(),
-            Some(locked) if locked.bytes == output.bytes => continue,
-            Some(locked) if locked.logical == output.logical => {
-                "other bytes with equal content".to_owned()
-            }
-            Some(locked) if same_key => format!(
-                "the same key gave {} here and {} when it was locked: the stage is not reproducible",
-                output.bytes.short(),
-                locked.bytes.short()
-            ),
-            Some(locked) => format!(
-                "{} instead of {}",
-                output.bytes.short(),
-                locked.bytes.short()
-            ),
+    // Stages whose outputs hold something else, and whether that is alike enough.
+    let mut moved: BTreeMap<&str, bool> = BTreeMap::new();
+    for instance in &graph.instances {
+        let name = instance.name.as_str();
+        let (Some(stage), Some(entry), Some(ingredients)) = (
+            summary.record.stage(name),
+            entries.get(name),
+            summary.ingredients.get(name),
+        ) else {
+            continue;
         };
-        found.push(difference(format!("output `{port}`"), why));
+        let differs_in_content = entry.outputs.iter().any(|(port, locked)| {
+            let output = stage.outputs.get(port);
+            output.is_none_or(|output| output.logical != locked.logical)
+        });
+        let parts = if entry.key == ingredients.key().digest() {
+            Vec::new()
+        } else {
+            entry.differing_parts(ingredients)
+        };
+        if let Some(causes) = causes(graph, instance, &parts, &moved)
+            && entry.device == device(ingredients)
+        {
+            if let Some((cause, _)) = causes.iter().find(|(_, is_alike)| !is_alike) {
+                if differs_in_content {
+                    moved.insert(name, false);
+                }
+                found.push(LockDifference {
+                    stage: name.to_owned(),
+                    what: "key".to_owned(),
+                    why: format!("follows from `{cause}`"),
+                });
+                continue;
+            }
+        } else if let Some(difference) = key_difference(name, entry, ingredients) {
+            let is_device = difference.what == "device";
+            found.push(difference);
+            if is_device {
+                continue;
+            }
+        }
+        let before = found.len();
+        for (port, output) in &stage.outputs {
+            if let Some(why) = judge.output(instance, entry, port, output, parts.is_empty())? {
+                found.push(LockDifference {
+                    stage: name.to_owned(),
+                    what: format!("output `{port}`"),
+                    why,
+                });
+            }
+        }
+        if differs_in_content {
+            moved.insert(name, found.len() == before);
+        }
     }
-    found
+    Ok(found)
+}
+
+/// The stages that explain every part of the key that differs, and whether they are alike enough; nothing when some part
+/// differs for another reason, or none does.
+fn causes<'a>(
+    graph: &'a Graph,
+    instance: &'a Instance,
+    parts: &[String],
+    moved: &BTreeMap<&str, bool>,
+) -> Option<Vec<(&'a str, bool)>> {
+    let mut causes = Vec::new();
+    for part in parts {
+        let edges = instance.inputs.get(part.strip_prefix("inputs.")?)?;
+        let before = causes.len();
+        causes.extend(edges.iter().filter_map(|edge| match edge {
+            InputEdge::Output { instance, .. } => {
+                let producer = graph.instances[*instance].name.as_str();
+                Some((producer, *moved.get(producer)?))
+            }
+            InputEdge::File { .. } => None,
+        }));
+        if causes.len() == before {
+            return None;
+        }
+    }
+    (!causes.is_empty()).then_some(causes)
+}
+
+struct Judge<'a> {
+    workspace: &'a Workspace,
+    kept: &'a BTreeMap<String, BTreeMap<String, Manifest>>,
+    /// Opened when something has to be compared.
+    store: Option<Store>,
+}
+
+impl Judge<'_> {
+    /// Why an output is not as alike as declared.
+    fn output(
+        &mut self,
+        instance: &Instance,
+        entry: &LockEntry,
+        port: &str,
+        output: &Manifest,
+        same_key: bool,
+    ) -> Result<Option<String>, StoreError> {
+        let Some(locked) = entry.outputs.get(port) else {
+            return Ok(Some("the lock has no such output".to_owned()));
+        };
+        if locked.bytes == output.bytes {
+            return Ok(None);
+        }
+        let class = instance.reproducible.class();
+        if locked.logical == output.logical {
+            let is_enough = class >= Class::Logical;
+            return Ok((!is_enough).then(|| "other bytes with equal content".to_owned()));
+        }
+        let kept = self.kept.get(&instance.name).and_then(|o| o.get(port));
+        let comparison = match kept {
+            Some(kept) => self.compare(instance, port, kept, output)?,
+            None => None,
+        };
+        let tail = match &comparison {
+            Some(Comparison { beyond: None, .. }) if class == Class::Numeric => return Ok(None),
+            Some(Comparison {
+                beyond: Some(divergence),
+                ..
+            }) => format!("; {divergence}"),
+            Some(_) => String::new(),
+            None if class == Class::Numeric => {
+                "; whether it is within the tolerance cannot be told: the locked result is not in this cache".to_owned()
+            }
+            None => String::new(),
+        };
+        let (here, there) = (output.bytes.short(), locked.bytes.short());
+        Ok(Some(if same_key {
+            format!(
+                "the same key gave {here} here and {there} when it was locked: the stage is not reproducible{tail}"
+            )
+        } else {
+            format!("{here} instead of {there}{tail}")
+        }))
+    }
+
+    /// The output beside the locked one; nothing if one of them is gone.
+    fn compare(
+        &mut self,
+        instance: &Instance,
+        port: &str,
+        kept: &Manifest,
+        output: &Manifest,
+    ) -> Result<Option<Comparison>, StoreError> {
+        let store = match &mut self.store {
+            Some(store) => store,
+            none => {
+                let opened = Store::open(self.workspace.cache(), Durability::default())?;
+                none.insert(opened)
+            }
+        };
+        let tolerances = match &instance.reproducible {
+            Reproducible::Numeric(tolerances) => Some(tolerances),
+            Reproducible::Bytes | Reproducible::Logical => None,
+        };
+        let (before, after) = match (store.open_artifact(kept), store.open_artifact(output)) {
+            (Ok(before), Ok(after)) => (before, after),
+            (Err(error), _) | (_, Err(error)) if error.is_missing() => return Ok(None),
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+        };
+        let comparison = compare(&before, &after, port, tolerances);
+        // The digests may see something that the walk does not.
+        Ok(comparison.first.is_some().then_some(comparison))
+    }
 }

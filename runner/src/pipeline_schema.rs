@@ -221,7 +221,8 @@ fn stage_properties() -> Map<String, Value> {
             "type": "array",
             "items": {"type": "string"}
         },
-        "salt": {"description": "Part of the key, to disown a family of results.", "type": "string"}
+        "salt": {"description": "Part of the key, to disown a family of results.", "type": "string"},
+        "reproducible": reproducible()
     });
     match properties {
         Value::Object(map) => map,
@@ -376,6 +377,45 @@ fn listed() -> Value {
                 "enum": ["year", "month", "day"]
             }
         }
+    })
+}
+
+/// How alike outputs have to come out again.
+fn reproducible() -> Value {
+    let number = json!({"anyOf": [{"type": "number", "minimum": 0}, reference()]});
+    let tolerance = json!({
+        "abs": number,
+        "rel": number,
+        "ulps": {"anyOf": [{"type": "integer", "minimum": 0}, reference()]}
+    });
+    let by_name = |description: &str| {
+        json!({
+            "description": description,
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "additionalProperties": false,
+                "properties": tolerance
+            }
+        })
+    };
+    let mut properties = tolerance.clone();
+    properties["columns"] = by_name("By column of a table or tensor of a model.");
+    properties["metrics"] = by_name("By path of a metric.");
+    json!({
+        "description": "How alike its outputs have to come out when it is executed again: `natron verify`, `--locked`.",
+        "default": "bytes",
+        "anyOf": [
+            {"enum": ["bytes", "logical"]},
+            {
+                "description": "Numbers may differ by any of these.",
+                "type": "object",
+                "minProperties": 1,
+                "additionalProperties": false,
+                "properties": properties
+            },
+            reference()
+        ]
     })
 }
 

@@ -1,7 +1,7 @@
 //! A whole invocation: load the pipeline file, run it, compare with or write the lock file, keep the views, leave a record.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
@@ -168,12 +168,20 @@ pub fn run_file(
         }
     }
     views::check(&graph, workspace, file)?;
+    // What the lock names may be replaced by what the run makes: it is looked for before.
+    let kept = match &locked {
+        Some(entries) => lock::kept_results(workspace, entries).map_err(RunError::from)?,
+        None => BTreeMap::new(),
+    };
     let summary = phases.run(&graph, started)?;
     let mut differences = Vec::new();
     if summary.succeeded() {
         show_views(&graph, workspace, &summary, watcher)?;
         match (&locked, lock_mode) {
-            (Some(entries), _) => differences = compare(&summary, entries),
+            (Some(entries), _) => {
+                differences = lock::compare_run(&graph, workspace, &summary, entries, &kept)
+                    .map_err(RunError::from)?;
+            }
             (None, LockMode::Write) => write_lock(&graph, &summary, &lock_file)?,
             (None, _) => {}
         }
@@ -193,6 +201,25 @@ pub fn run_file(
         warnings: std::mem::take(&mut graph.warnings),
         graph: Some(Box::new(graph)),
     })
+}
+
+/// Watches the last part of a run: what earlier parts executed has been reported.
+struct Continued {
+    watcher: Arc<dyn Watcher>,
+    ran: BTreeSet<String>,
+}
+
+impl Watcher for Continued {
+    fn event(&self, event: &Event<'_>) {
+        match event {
+            Event::Finished {
+                stage,
+                outcome: Outcome::Hit,
+                ..
+            } if self.ran.contains(*stage) => {}
+            event => self.watcher.event(event),
+        }
+    }
 }
 
 /// The parts of a run: first, as often as it takes, the stages that list axes; then all of it.
@@ -297,7 +324,15 @@ impl Phases<'_> {
             ..self.options.clone()
         };
         let (workspace, folder) = (self.asked.workspace, self.folder()?);
-        let mut summary = run_within(graph, workspace, &last, &folder, self.watcher, self.cancel)?;
+        let watcher: Arc<dyn Watcher> = if self.ran.is_empty() {
+            Arc::clone(self.watcher)
+        } else {
+            Arc::new(Continued {
+                watcher: Arc::clone(self.watcher),
+                ran: self.ran.keys().cloned().collect(),
+            })
+        };
+        let mut summary = run_within(graph, workspace, &last, &folder, &watcher, self.cancel)?;
         // What ran to list an axis has run, although it hits by now.
         for stage in &mut summary.record.stages {
             if stage.outcome == Outcome::Hit
@@ -386,24 +421,6 @@ fn at_a_glance(
         warnings: Vec::new(),
         graph: None,
     })
-}
-
-/// How the stages of a finished run differ from the lock's entries.
-fn compare(summary: &RunSummary, entries: &BTreeMap<String, LockEntry>) -> Vec<LockDifference> {
-    let stages = summary.record.stages.iter();
-    stages
-        .filter_map(|stage| {
-            let entry = entries.get(&stage.name)?;
-            let ingredients = summary.ingredients.get(&stage.name)?;
-            Some(lock::differences(
-                &stage.name,
-                entry,
-                ingredients,
-                Some(&stage.outputs),
-            ))
-        })
-        .flatten()
-        .collect()
 }
 
 /// Writes what the run itself found: files that were changed meanwhile do not matter.

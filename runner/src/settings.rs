@@ -15,6 +15,7 @@ use crate::{
     document::{Content, Node, Table},
     interpolate::Coordinates,
     names,
+    reproducible::{self, Reproducible},
 };
 
 /// Everything below `[stages.NAME]` but `uses`, `inputs`, `with`, `matrix` and `when`.
@@ -39,6 +40,7 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) on_failure: OnFailure,
     pub(crate) salt: Option<String>,
+    pub(crate) reproducible: Reproducible,
     /// Output port -> path as written, with its place.
     pub(crate) views: BTreeMap<String, View>,
 }
@@ -105,6 +107,7 @@ pub(crate) fn read(
                 }
             }
             "salt" => settings.salt = expect_str("salt", node, mistakes).map(str::to_owned),
+            "reproducible" => settings.reproducible = reproducible::read(node, mistakes),
             "views" => settings.views = views(node, mistakes),
             _ => {}
         }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use natron_artifacts::{
-    Artifact, Cancel, DeviceGrant, Digest, FileContent, Files, Input, Kind, Level, Lineage,
-    Manifest, Observer, Progress, StageContext, StageContextParts, StageError,
+    Artifact, Cancel, Conditions, DeviceGrant, Digest, FileContent, Files, Input, Kind, Level,
+    Lineage, Manifest, Observer, Progress, StageContext, StageContextParts, StageError,
 };
 use natron_cache::{Execution, Ingredients, Lease, StageKey, StatCache, Store, StoreError, clock};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -22,6 +22,8 @@ use crate::{
     history::RunFolder,
     ingredients::{Bound, Seen, source_digest},
     isolated,
+    schedule::grown,
+    source_text::SourceTexts,
 };
 
 /// A record keeps this many bytes of its stage's log; the run's folder keeps all of it.
@@ -63,12 +65,15 @@ pub(crate) struct Shared {
     pub(crate) workspace: Workspace,
     pub(crate) store: Store,
     pub(crate) stat_cache: StatCache,
+    pub(crate) conditions: Conditions,
     /// Artifacts of this run that consumers still wait for, by content.
     pub(crate) live: Mutex<BTreeMap<(Kind, Digest), Artifact>>,
     pub(crate) folder: Arc<RunFolder>,
     pub(crate) watcher: Arc<dyn Watcher>,
     /// The machine's name.
     pub(crate) host: String,
+    /// Texts of sources, kept with results so that a later change can be shown.
+    pub(crate) source_texts: SourceTexts,
 }
 
 /// One execution of one stage.
@@ -80,6 +85,8 @@ pub(crate) struct Job<'a> {
     pub(crate) lineage: Option<Lineage>,
     pub(crate) threads: usize,
     pub(crate) device: DeviceGrant,
+    /// The first being 1.
+    pub(crate) attempt: u32,
     pub(crate) cancel: Cancel,
     /// Whether a record that is there already is good enough.
     pub(crate) look_up: bool,
@@ -162,17 +169,21 @@ pub(crate) fn execute(
     let execution = Execution {
         seconds,
         host: shared.host.clone(),
+        threads: job.threads as u32,
         runner_version: env!("CARGO_PKG_VERSION").to_owned(),
         started_unix_ms,
         metrics,
         ..Execution::default()
     };
     let log = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
+    let texts = shared
+        .source_texts
+        .of(job.instance, &job.ingredients, &shared.stat_cache);
     // Others wait for the lease until the result is on the disk; who needs it in this run does not.
     let committed =
         shared
             .store
-            .commit_later(job.ingredients, &sealed, execution, &log, Vec::new(), lease)?;
+            .commit_later(job.ingredients, &sealed, execution, &log, texts, lease)?;
     let outputs = committed.record.outputs.clone();
     if committed.contradicts.is_some() {
         let message = "not reproducible: an earlier execution with the same key gave other outputs";
@@ -222,6 +233,10 @@ fn run_stage(
     log: &Arc<Mutex<Vec<u8>>>,
 ) -> Result<BTreeMap<String, Artifact>, JobError> {
     let scratch = shared.store.scratch()?;
+    let mut limits = job.instance.limits;
+    limits.memory_bytes = limits
+        .memory_bytes
+        .map(|bytes| grown(bytes, job.instance, job.attempt));
     let parts = StageContextParts {
         inputs,
         sources: job.instance.sources.clone(),
@@ -240,12 +255,13 @@ fn run_stage(
             log: Arc::clone(log),
         }),
         cancel: job.cancel.clone(),
-        limits: job.instance.limits,
+        limits,
     };
     if job.instance.isolated {
         return Ok(isolated::run(job.instance, &parts)?);
     }
-    let mut context = StageContext::new(parts, job.instance.signature.clone());
+    let context = StageContext::new(parts, job.instance.signature.clone());
+    let mut context = context.under(shared.conditions.clone());
     let pool = pools.of(job.threads)?;
     let stage = &job.instance.parsed.stage;
     let result = catch_unwind(AssertUnwindSafe(|| {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 pub struct Workspace {
     root: PathBuf,
     cache: PathBuf,
+    state: PathBuf,
 }
 
 impl Workspace {
@@ -14,7 +15,15 @@ impl Workspace {
     pub fn new(root: impl Into<PathBuf>, cache: Option<PathBuf>) -> Self {
         let root = root.into();
         let cache = cache.unwrap_or_else(|| root.join(".natron").join("cache"));
-        Self { root, cache }
+        let state = root.join(".natron");
+        Self { root, cache, state }
+    }
+
+    /// The same with the program's state elsewhere.
+    #[must_use]
+    pub fn with_state(mut self, state: impl Into<PathBuf>) -> Self {
+        self.state = state.into();
+        self
     }
 
     /// The workspace that `start` lies in: the nearest folder upwards with a `.natron` or `pipelines` in it, else `start`.
@@ -31,7 +40,7 @@ impl Workspace {
 
     /// The program's state: runs, plan, stat cache.
     pub fn state(&self) -> PathBuf {
-        self.root.join(".natron")
+        self.state.clone()
     }
 
     /// The store of results.

@@ -21,8 +21,8 @@ use std::{
 };
 
 use natron_artifacts::{
-    Column, ColumnType, Kind, Level, PortSchema, Schemas, Signature, Stage, StageContext,
-    StageError,
+    Column, ColumnType, Conditions, Kind, Level, PortSchema, Schemas, Signature, Stage,
+    StageContext, StageError,
 };
 use natron_process::{End, Limits, ProcessError, Program};
 use schemars::JsonSchema;
@@ -265,7 +265,7 @@ impl Stage for Command {
     }
 
     fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
-        let mut sandbox = Sandbox::new(context.scratch_parent())?;
+        let mut sandbox = Sandbox::new(context.scratch_parent(), context.conditions().clone())?;
         for path in &self.sources {
             let path = sandbox::source_path(path).map_err(StageError::data)?;
             sandbox.copy_source(context.source_path(&source_name(&path))?, &path)?;
@@ -299,12 +299,14 @@ impl Stage for Command {
         let path = std::path::absolute(&path)
             .map_err(|e| StageError::io(format!("cannot find `{}`", path.display()), e))?;
         let arguments = self.arguments(context, &inputs, &outputs, &checkpoints);
+        let arguments = arguments.into_iter().map(OsString::from).collect();
+        let (path, arguments) = with_umask(context.conditions(), path, arguments);
         let limits = context.limits();
         self.execute(
             context,
             &Program {
                 path,
-                arguments: arguments.into_iter().map(OsString::from).collect(),
+                arguments,
                 environment: self.child_environment(context, &sandbox),
                 directory: sandbox.root().to_owned(),
                 input: Some(sandbox::REQUEST.into()),
@@ -566,7 +568,12 @@ impl Command {
                 environment.insert(name.into(), value);
             }
         }
-        for (name, value) in &self.environment {
+        for (name, value) in context
+            .conditions()
+            .environment
+            .iter()
+            .chain(&self.environment)
+        {
             environment.insert(name.into(), value.into());
         }
         environment
@@ -676,6 +683,21 @@ fn is_executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
+/// What to start so that the program has the umask of `conditions`: it itself, or a shell that sets it and becomes it.
+fn with_umask(
+    conditions: &Conditions,
+    program: PathBuf,
+    arguments: Vec<OsString>,
+) -> (PathBuf, Vec<OsString>) {
+    let Some(mask) = conditions.umask else {
+        return (program, arguments);
+    };
+    let script = format!("umask {mask:04o}; exec \"$0\" \"$@\"");
+    let shell = [OsString::from("-c"), script.into(), program.into()];
+    let arguments = shell.into_iter().chain(arguments).collect();
+    (PathBuf::from("/bin/sh"), arguments)
+}
+
 /// Why a program could not be started, in words that say what to do.
 fn spawn_error(name: &str, program: &Path, error: &std::io::Error) -> StageError {
     use nix::libc::{E2BIG, EACCES, ENOENT, ENOEXEC};
@@ -732,6 +754,7 @@ mod tests {
     struct Bench {
         directory: tempfile::TempDir,
         parts: StageContextParts,
+        conditions: Conditions,
         log: Arc<Log>,
     }
 
@@ -746,6 +769,7 @@ mod tests {
             Self {
                 directory,
                 parts,
+                conditions: Conditions::default(),
                 log,
             }
         }
@@ -777,7 +801,7 @@ mod tests {
                     let path = workspace.join(&source.path);
                     self.parts.sources.insert(source.name.clone(), path);
                 }
-                let mut context = StageContext::new(self.parts, signature);
+                let mut context = StageContext::new(self.parts, signature).under(self.conditions);
                 stage.run(&mut context)?;
                 context.finish()
             });
@@ -973,6 +997,28 @@ mod tests {
             ]
         );
         assert!(text(&outputs, "env").contains("TZ=Asia/Tokyo\n"));
+    }
+
+    #[test]
+    fn other_conditions_reach_what_is_not_declared() {
+        let script = "echo $TZ $LC_ALL $HOME $(umask) $1 $2 >outputs/y";
+        let mut with = shell(script, "y", "file");
+        with["run"] = json!(["sh", "-c", script, "name", "a  b", "'$c"]);
+        with["environment"] = json!({"TZ": "Asia/Tokyo"});
+        let mut bench = Bench::new();
+        bench.conditions = Conditions {
+            environment: [("TZ", "UTC"), ("LC_ALL", "tr_TR.UTF-8"), ("HOME", "/other")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            umask: Some(0o077),
+            ..Conditions::default()
+        };
+
+        let outputs = bench.run(&with).0.unwrap();
+        assert_eq!(
+            text(&outputs, "y"),
+            "Asia/Tokyo tr_TR.UTF-8 /other 0077 a b '$c\n"
+        );
     }
 
     #[test]

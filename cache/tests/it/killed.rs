@@ -10,11 +10,12 @@ use std::{
 
 use natron_cache::{Durability, Store};
 
-use crate::{commit, commit_later, ingredients, open, wrong_hits};
+use crate::{commit, commit_later, commit_leased, ingredients, open, wrong_hits};
 
 const ROOT: &str = "NATRON_TEST_STORE";
 const JOB: &str = "NATRON_TEST_JOB";
 const RIVALS_KEY: u64 = 7;
+const SHARED_KEYS: u64 = 40;
 
 /// Not a test: what the children of the tests below do.
 #[test]
@@ -33,6 +34,20 @@ fn child() {
             commit(&store, RIVALS_KEY).unwrap();
             fs::write(Path::new(&root).join(format!("computed-{first}")), "").unwrap();
         }
+        return;
+    }
+    if job.starts_with("sharer") {
+        for seed in 0..SHARED_KEYS {
+            let key = ingredients(seed).key();
+            let lease = store.lease(&key, &|| false).unwrap();
+            if store.lookup_fresh(&key).unwrap().is_some() {
+                continue;
+            }
+            let name = format!("computed-{seed}-{}", std::process::id());
+            fs::write(Path::new(&root).join(name), "").unwrap();
+            commit_leased(&store, seed, lease).unwrap();
+        }
+        store.flush().unwrap();
         return;
     }
     for seed in (first..).step_by(2) {
@@ -115,6 +130,36 @@ fn of_rivals_for_a_key_one_computes_and_all_have_the_result() {
         })
         .count();
     assert!(computed <= 1, "{computed} computed");
+}
+
+#[test]
+fn eight_processes_compute_each_key_once() {
+    let root = tempfile::tempdir().unwrap();
+    let since = Instant::now();
+    let mut children: Vec<_> = (0..8).map(|_| start(root.path(), "sharer")).collect();
+    for child in &mut children {
+        assert!(child.wait_timeout(since), "a child failed or hangs");
+    }
+
+    let mut computed: Vec<String> = fs::read_dir(root.path())
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+        .filter_map(|name| {
+            Some(
+                name.strip_prefix("computed-")?
+                    .split_once('-')?
+                    .0
+                    .to_owned(),
+            )
+        })
+        .collect();
+    computed.sort();
+    let n = computed.len();
+    computed.dedup();
+    assert_eq!((n, computed.len() as u64), (computed.len(), SHARED_KEYS));
+    let store = open(root.path());
+    assert_eq!(store.keys().len() as u64, SHARED_KEYS);
+    assert!(wrong_hits(&store).is_empty());
 }
 
 #[test]

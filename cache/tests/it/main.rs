@@ -4,12 +4,13 @@
 
 mod crash_states;
 mod killed;
+mod speed;
 mod torn;
 
 use std::{collections::BTreeMap, path::Path};
 
 use natron_artifacts::{Artifact, Bytes, FileContent, Files, Metrics, Sealed};
-use natron_cache::{Committed, Durability, Execution, Ingredients, Store, StoreError};
+use natron_cache::{Committed, Durability, Execution, Ingredients, Lease, Store, StoreError};
 use tempfile::TempDir;
 
 fn ingredients(seed: u64) -> Ingredients {
@@ -55,8 +56,12 @@ fn commit(store: &Store, seed: u64) -> Result<Committed, StoreError> {
 
 /// Hands a result over, with the text of its source.
 fn commit_later(store: &Store, seed: u64) -> Result<Committed, StoreError> {
+    let lease = store.lease(&ingredients(seed).key(), &|| false).unwrap();
+    commit_leased(store, seed, lease)
+}
+
+fn commit_leased(store: &Store, seed: u64, lease: Lease) -> Result<Committed, StoreError> {
     let ingredients = ingredients(seed);
-    let lease = store.lease(&ingredients.key(), &|| false).unwrap();
     let text = Bytes::from(format!("source of {}", seed % 3));
     let extra = vec![(text.digest(), text)];
     let execution = Execution::default();

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    cache, check, completions, diff, doctor, explain, export, failure::EXIT_CODES, gc, graph, init,
-    output::Color, predict, run, runs, schema, show, stage, stages, status, verify,
+    accept, cache, check, completions, diff, doctor, explain, export, failure::EXIT_CODES, gc,
+    graph, init, output::Color, predict, run, runs, schema, show, stage, stages, status, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -88,6 +88,7 @@ pub(crate) enum Command {
     Show(show::Arguments),
     Export(export::Arguments),
     Verify(verify::Arguments),
+    Accept(accept::Arguments),
     Gc(gc::Arguments),
     Cache(cache::Arguments),
     Init(init::Arguments),

@@ -3,11 +3,14 @@
 use std::{fs, io, path::Path};
 
 use clap::{Args, Subcommand};
-use natron_cache::{Durability, Store, health};
-use natron_runner::{Workspace, forget};
+use natron_cache::{Durability, Pin, StageKey, Store, clock, health, layout_root, stats::Count};
+use natron_runner::{
+    Forecast, RunOptions, Workspace, forget, history::RunRecord, select, standings,
+};
 use serde_json::{Value, json};
 
 use crate::{
+    arguments::PipelineOption,
     failure::Failure,
     layout::{Align, columns},
     program::Program,
@@ -17,10 +20,11 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   natron cache path
-  natron cache size
+  natron cache stats
+  natron cache pin finetune --name published
   natron cache verify                     read and hash every object";
 
-/// Look at the cache: place, size, health.
+/// Look at the cache: place, content, health, and what is pinned.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -33,20 +37,51 @@ enum Action {
     /// Print where the cache is.
     #[command(after_help = "Examples:\n  du -sh \"$(natron cache path)\"")]
     Path,
-    /// Print how large it is.
-    #[command(after_help = "Examples:\n  natron cache size --json")]
-    Size,
+    /// Count what it holds, by kind of stage too.
+    #[command(
+        visible_alias = "size",
+        after_help = "Examples:\n  natron cache stats --json"
+    )]
+    Stats,
     /// Read and hash every record and object; put damaged ones aside, so that they are made again.
     #[command(
         visible_alias = "check",
         after_help = "Examples:\n  natron cache verify && natron run"
     )]
     Verify,
+    /// Keep results from `natron gc`, whatever their age.
+    Pin(PinArguments),
+    /// Let `natron gc` have pinned results again.
+    #[command(after_help = "Examples:\n  natron cache unpin published")]
+    Unpin {
+        /// Names of pins.
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+    },
+    /// List the pins.
+    #[command(after_help = "Examples:\n  natron cache pins")]
+    Pins,
+}
+
+/// What to pin.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  natron cache pin finetune --name published\n  natron cache pin 20260105T101500.123Z-4711"
+)]
+struct PinArguments {
+    /// A run (`natron runs` lists them), a stage of the pipeline with its current result, or a key.
+    #[arg(value_name = "RUN|STAGE|KEY")]
+    what: String,
+    /// Name of the pin [default: what is pinned].
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    #[command(flatten)]
+    pipeline: PipelineOption,
 }
 
 pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     let workspace = program.workspace()?;
-    match arguments.action {
+    match &arguments.action {
         Action::Path => {
             let path = workspace.cache().display().to_string();
             if program.output.is_json() {
@@ -56,70 +91,92 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
             }
             Ok(())
         }
-        Action::Size => size(program, &workspace),
+        Action::Stats => stats(program, &workspace),
+        Action::Pin(arguments) => pin(program, &workspace, arguments),
+        Action::Unpin { names } => unpin(program, &workspace, names),
+        Action::Pins => pins(program, &workspace),
         Action::Verify => verify(program, &workspace),
     }
 }
 
-/// What the folders of the store hold.
-const FOLDERS: [(&str, &str); 5] = [
-    ("cas", "results"),
-    ("ac", "records"),
-    ("ckpt", "checkpoints"),
-    ("tmp", "unfinished"),
-    ("quarantine", "damaged"),
-];
-
-fn size(program: &Program, workspace: &Workspace) -> Result<(), Failure> {
-    let root = natron_cache::layout_root(workspace.cache());
-    let mut sizes = Vec::new();
-    for (folder, what) in FOLDERS {
-        let path = root.join(folder);
-        let size = size_of(&path).map_err(|error| Failure::file("list", &path, &error))?;
-        sizes.push((what, size));
-    }
-    let total = sizes.iter().fold(Size::default(), |a, (_, b)| Size {
-        files: a.files + b.files,
-        bytes: a.bytes + b.bytes,
-    });
+fn stats(program: &Program, workspace: &Workspace) -> Result<(), Failure> {
+    let store = Store::open_to_read(workspace.cache())?;
+    let stats = natron_cache::stats::stats(&store)?;
+    let pins = store.pins()?.len();
+    let unfinished = size_of(&store.root().join("tmp"))
+        .map_err(|error| Failure::file("list", store.root(), &error))?;
+    let total = [
+        stats.segments,
+        stats.objects,
+        stats.checkpoints,
+        stats.quarantined,
+        unfinished,
+    ]
+    .iter()
+    .map(|count| count.bytes)
+    .sum::<u64>();
     let output = &program.output;
     if output.is_json() {
-        let parts: serde_json::Map<String, Value> = sizes
-            .iter()
-            .map(|(what, size)| {
-                (
-                    (*what).to_owned(),
-                    json!({ "files": size.files, "bytes": size.bytes }),
-                )
-            })
-            .collect();
-        output.json(json!({ "files": total.files, "bytes": total.bytes, "parts": parts }));
+        let mut fields = serde_json::to_value(&stats).expect("plain structs serialize");
+        fields["unfinished"] = json!(unfinished);
+        fields["pins"] = json!(pins);
+        fields["bytes"] = json!(total);
+        output.json(fields);
         return Ok(());
     }
     let style = output.data_style();
-    sizes.push(("in all", total));
-    let rows: Vec<Vec<String>> = sizes
+    let row = |what: &str, count: Count| {
+        let n = units::count(count.n);
+        vec![style.cyan(what), n, units::bytes(count.bytes)]
+    };
+    let rows = vec![
+        row("results", stats.records),
+        row("  small objects in them", stats.carried),
+        row("objects with files of their own", stats.objects),
+        row("files of records", stats.segments),
+        row("checkpoints", stats.checkpoints),
+        row("damaged, put aside", stats.quarantined),
+        row("unfinished", unfinished),
+    ];
+    let align = [Align::Left, Align::Right, Align::Right];
+    for line in columns(&rows, &align) {
+        output.data(&line);
+    }
+    output.data(&format!(
+        "in all {}, {}",
+        style.bold(&units::bytes(total)),
+        units::plural(pins, "pin")
+    ));
+    if stats.kinds.is_empty() {
+        return Ok(());
+    }
+    output.data("");
+    let rows: Vec<Vec<String>> = stats
+        .kinds
         .iter()
-        .map(|(what, size)| {
-            let files = format!("{} files", units::count(size.files));
-            vec![style.cyan(what), files, units::bytes(size.bytes)]
+        .map(|(kind, of)| {
+            vec![
+                style.cyan(kind),
+                units::plural(of.records as usize, "result"),
+                units::bytes(of.bytes),
+                units::seconds(of.seconds),
+            ]
         })
         .collect();
-    for line in columns(&rows, &[Align::Left, Align::Right, Align::Right]) {
+    let align = [Align::Left, Align::Right, Align::Right, Align::Right];
+    for line in columns(&rows, &align) {
         output.data(&line);
+    }
+    if let Some(oldest) = stats.oldest_unix_ms {
+        let days = clock::unix_ms().saturating_sub(oldest) / 86_400_000;
+        output.data(&format!("the oldest result was made {days} days ago"));
     }
     Ok(())
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Size {
-    files: u64,
-    bytes: u64,
-}
-
 /// All files below `path`; none when there is no such folder, or when it goes away meanwhile.
-fn size_of(path: &Path) -> io::Result<Size> {
-    let mut size = Size::default();
+fn size_of(path: &Path) -> io::Result<Count> {
+    let mut size = Count::default();
     let mut open = vec![path.to_path_buf()];
     while let Some(folder) = open.pop() {
         let entries = match fs::read_dir(&folder) {
@@ -132,7 +189,7 @@ fn size_of(path: &Path) -> io::Result<Size> {
             match entry.metadata() {
                 Ok(metadata) if metadata.is_dir() => open.push(entry.path()),
                 Ok(metadata) => {
-                    size.files += 1;
+                    size.n += 1;
                     size.bytes += metadata.len();
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -143,8 +200,123 @@ fn size_of(path: &Path) -> io::Result<Size> {
     Ok(size)
 }
 
-fn verify(program: &Program, workspace: &Workspace) -> Result<(), Failure> {
+/// Pins the results that `arguments.what` means: a run, a key, or the stages of a pipeline.
+fn pin(program: &Program, workspace: &Workspace, arguments: &PinArguments) -> Result<(), Failure> {
     let store = Store::open(workspace.cache(), Durability::default())?;
+    let what = &arguments.what;
+    let keys = if let Ok(key) = what.parse::<StageKey>() {
+        vec![key]
+    } else if let Ok(run) = RunRecord::read(workspace, what) {
+        let keys = run.stages.iter().filter_map(|stage| stage.key);
+        keys.map(StageKey::new).collect()
+    } else {
+        stage_keys(program, arguments)?
+    };
+    for key in &keys {
+        if store.lookup(key)?.is_none() {
+            return Err(Failure::usage(format!(
+                "the result of key {} is not in the cache",
+                key.short()
+            ))
+            .help("`natron run` makes it"));
+        }
+    }
+    if keys.is_empty() {
+        return Err(Failure::usage(format!("`{what}` has no results to pin")));
+    }
+    let pin = Pin {
+        name: arguments.name.clone().unwrap_or_else(|| what.clone()),
+        keys,
+        unix_ms: clock::unix_ms(),
+    };
+    store.pin(&pin)?;
+    let output = &program.output;
+    if output.is_json() {
+        output.json(to_json(&pin));
+    } else {
+        output.data(&format!(
+            "pinned {} as `{}`",
+            units::plural(pin.keys.len(), "result"),
+            pin.name
+        ));
+    }
+    Ok(())
+}
+
+/// The keys of a stage's current results.
+fn stage_keys(program: &Program, arguments: &PinArguments) -> Result<Vec<StageKey>, Failure> {
+    let pipeline = &arguments.pipeline;
+    let loaded = program.load(pipeline.pipeline.as_deref(), &pipeline.overrides)?;
+    let graph = &loaded.graph;
+    let selected = select(graph, std::slice::from_ref(&arguments.what))?;
+    let mut keys = Vec::new();
+    for standing in standings(graph, &loaded.workspace, &RunOptions::default())? {
+        let is_selected = graph
+            .position(&standing.name)
+            .is_some_and(|index| selected.contains(&index));
+        if !is_selected {
+            continue;
+        }
+        match (standing.forecast, standing.key) {
+            (Forecast::Hit, Some(key)) => keys.push(key),
+            _ => {
+                let text = format!("`{}` has no current result", standing.name);
+                return Err(Failure::usage(text).help("`natron run` makes it"));
+            }
+        }
+    }
+    Ok(keys)
+}
+
+fn unpin(program: &Program, workspace: &Workspace, names: &[String]) -> Result<(), Failure> {
+    let store = Store::open(workspace.cache(), Durability::default())?;
+    for name in names {
+        if !store.unpin(name)? {
+            return Err(Failure::usage(format!("there is no pin called `{name}`"))
+                .help("`natron cache pins` lists them"));
+        }
+    }
+    let output = &program.output;
+    if output.is_json() {
+        output.json(json!({ "unpinned": names }));
+    } else {
+        output.data(&format!("removed {}", units::plural(names.len(), "pin")));
+    }
+    Ok(())
+}
+
+fn pins(program: &Program, workspace: &Workspace) -> Result<(), Failure> {
+    let pins = Store::open_to_read(workspace.cache())?.pins()?;
+    let output = &program.output;
+    if output.is_json() {
+        let pins: Vec<Value> = pins.iter().map(to_json).collect();
+        output.json(json!({ "pins": pins }));
+        return Ok(());
+    }
+    let style = output.data_style();
+    let rows: Vec<Vec<String>> = pins
+        .iter()
+        .map(|pin| {
+            let n = units::plural(pin.keys.len(), "result");
+            vec![style.cyan(&pin.name), n]
+        })
+        .collect();
+    for line in columns(&rows, &[Align::Left, Align::Right]) {
+        output.data(&line);
+    }
+    Ok(())
+}
+
+fn to_json(pin: &Pin) -> Value {
+    json!({ "name": pin.name, "keys": pin.keys, "unix_ms": pin.unix_ms })
+}
+
+fn verify(program: &Program, workspace: &Workspace) -> Result<(), Failure> {
+    let store = if layout_root(workspace.cache()).is_dir() {
+        Store::open(workspace.cache(), Durability::default())?
+    } else {
+        Store::open_to_read(workspace.cache())?
+    };
     program.stop.gently();
     let health = health::verify(&store, &|| program.stop.failure().is_some())?;
     let Some(health) = health else {

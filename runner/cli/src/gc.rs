@@ -1,13 +1,17 @@
 //! `natron gc`.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use natron_cache::{
-    Durability, Store,
+    Durability, Store, clock,
     collect::{Plan, Policy, collect, plan},
+    layout_root,
 };
-use natron_runner::{forget, roots};
+use natron_runner::{Doubt, forget, roots};
 use serde_json::{Value, json};
 
 use crate::{
@@ -21,7 +25,8 @@ const EXAMPLES: &str = "\
 Examples:
   natron gc                               what would go, and how much space that frees
   natron gc --yes
-  natron gc --max-size 20GiB --grace 7d --yes";
+  natron gc --max-size 20GiB --grace 7d --yes
+  natron gc --forget /old/workspace --yes   do not keep anything for a workspace that is gone for good";
 
 /// Remove results that nobody needs any more; without --yes only say which.
 ///
@@ -31,7 +36,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// Really remove.
-    #[arg(long, short)]
+    #[arg(long, short, visible_alias = "apply")]
     yes: bool,
     /// If more than this is left, remove young results too, those first that are cheap to make again: `20GiB`.
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
@@ -42,6 +47,9 @@ pub(crate) struct Arguments {
     /// Keep the results of so many of the newest runs.
     #[arg(long, value_name = "N", default_value_t = 20)]
     keep_runs: usize,
+    /// Keep nothing for this workspace any more, although it used the cache.
+    #[arg(long, value_name = "DIR")]
+    forget: Vec<PathBuf>,
 }
 
 /// Rows that are listed for people.
@@ -49,8 +57,27 @@ const MOST_LISTED: usize = 20;
 
 pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     let workspace = program.workspace()?;
-    let store = Store::open(workspace.cache(), Durability::default())?;
-    let roots = roots(&store, &workspace, arguments.keep_runs)?;
+    if !layout_root(workspace.cache()).is_dir() {
+        return nothing(program, workspace.cache());
+    }
+    let store = if arguments.yes {
+        Store::open(workspace.cache(), Durability::default())?
+    } else {
+        Store::open_to_read(workspace.cache())?
+    };
+    if arguments.yes {
+        for path in &arguments.forget {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            if !store.unregister(&path)? {
+                let text = format!("`{}` is no workspace that uses this cache", path.display());
+                program.output.warn(&text);
+            }
+        }
+    }
+    let (roots, doubts) = roots(&store, &workspace, arguments.keep_runs)?;
+    for doubt in &doubts {
+        program.output.warn(&doubt_text(doubt));
+    }
     let grace = Duration::from_secs(arguments.grace);
     let policy = Policy {
         grace,
@@ -122,6 +149,30 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
         output.note("nothing was removed; --yes removes");
     }
     Ok(())
+}
+
+/// Says that there is no cache; it is not made for that.
+fn nothing(program: &Program, cache: &Path) -> Result<(), Failure> {
+    let output = &program.output;
+    if output.is_json() {
+        output.json(to_json(&Plan::default(), false));
+    } else {
+        output.data(&format!(
+            "there is no cache at `{}`, so there is nothing to remove",
+            cache.display()
+        ));
+    }
+    Ok(())
+}
+
+fn doubt_text(doubt: &Doubt) -> String {
+    let days = clock::unix_ms().saturating_sub(doubt.last_seen_ms) / 86_400_000;
+    format!(
+        "the workspace `{}` used this cache {days} days ago and cannot be read ({}): what was made until then stays; \
+         `natron gc --forget DIR --yes` gives it up",
+        doubt.path.display(),
+        doubt.reason
+    )
 }
 
 fn to_json(plan: &Plan, removed: bool) -> Value {

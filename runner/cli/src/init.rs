@@ -15,12 +15,15 @@ use crate::{failure::Failure, program::Program};
 const EXAMPLES: &str = "\
 Examples:
   natron init my-research                 then: cd my-research && natron run --profile quick
-  natron init --template minimal          the smallest pipeline, in the current folder";
+  natron init --template minimal          the smallest pipeline, in the current folder
+  natron init --ci github                 with a workflow that compares every push with the lock file";
 
 const README: &str = include_str!("init/README.md");
 const GITIGNORE: &str = include_str!("init/gitignore");
 const NATRON_V2: &str = include_str!("../../../pipelines/natron_v2.toml");
 const MINIMAL: &str = include_str!("init/minimal.toml");
+const GITHUB: &str = include_str!("init/github.yml");
+const GITLAB: &str = include_str!("init/gitlab.yml");
 
 /// Make a workspace that runs offline at once.
 ///
@@ -34,6 +37,40 @@ pub(crate) struct Arguments {
     /// Which pipeline to start from.
     #[arg(long, short, value_enum, default_value_t, value_name = "NAME")]
     template: Template,
+    /// Also write a workflow that checks the results of every push against the lock file.
+    #[arg(long, value_enum, value_name = "SERVICE")]
+    ci: Option<Service>,
+}
+
+/// Continuous integration services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Service {
+    /// GitHub Actions: `.github/workflows/natron.yml`.
+    Github,
+    /// GitLab: `.gitlab-ci.yml`.
+    Gitlab,
+}
+
+impl Service {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Github => ".github/workflows/natron.yml",
+            Self::Gitlab => ".gitlab-ci.yml",
+        }
+    }
+
+    fn workflow(self, template: Template) -> String {
+        let text = match self {
+            Self::Github => GITHUB,
+            Self::Gitlab => GITLAB,
+        };
+        let pipeline = format!("pipelines/{}.toml", template.name());
+        let text = text.replace("PIPELINE", &pipeline);
+        match template.options() {
+            "" => text.replace(" OPTIONS", ""),
+            options => text.replace("OPTIONS", options),
+        }
+    }
 }
 
 /// The pipelines that the program carries with it.
@@ -62,6 +99,14 @@ impl Template {
         }
     }
 
+    /// Options of a quick run.
+    fn options(self) -> &'static str {
+        match self {
+            Self::NatronV2 => "--profile quick",
+            Self::Minimal => "",
+        }
+    }
+
     fn first_run(self) -> &'static str {
         match self {
             Self::NatronV2 => "natron run --profile quick",
@@ -73,7 +118,7 @@ impl Template {
 pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     let (folder, template) = (&arguments.folder, arguments.template);
     let readme = README.replace("RUN", template.first_run());
-    let files = [
+    let mut files = vec![
         (PathBuf::from("README.md"), readme.as_str()),
         (PathBuf::from(".gitignore"), GITIGNORE),
         (
@@ -81,6 +126,12 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
             template.pipeline(),
         ),
     ];
+    let workflow = arguments
+        .ci
+        .map(|service| (service.path(), service.workflow(template)));
+    if let Some((path, text)) = &workflow {
+        files.push((PathBuf::from(path), text.as_str()));
+    }
     let written = write_all(folder, &files)?;
     if program.output.is_json() {
         let folder = folder.display().to_string();
@@ -104,6 +155,12 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
     program
         .output
         .note(&format!("next: {}{}", enter, template.first_run()));
+    if arguments.ci.is_some() {
+        program.output.note(&format!(
+            "then: {} --write-lock, and commit the lock file for the workflow",
+            template.first_run()
+        ));
+    }
     Ok(())
 }
 

@@ -19,6 +19,7 @@ mod signals;
 mod style;
 mod units;
 
+mod accept;
 mod cache;
 mod check;
 mod completions;

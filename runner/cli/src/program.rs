@@ -14,6 +14,7 @@ use natron_runner::{Diagnostic, Graph, LoadOptions, Severity, Workspace};
 use serde_json::{Value, json};
 
 use crate::{
+    accept,
     arguments::{Arguments, Command, Overrides},
     cache, check, completions, diagnostic, diff, doctor, explain, export,
     failure::Failure,
@@ -163,6 +164,7 @@ fn dispatch(program: &Program, command: &Command) -> Result<(), Failure> {
         Command::Show(arguments) => show::run(program, arguments),
         Command::Export(arguments) => export::run(program, arguments),
         Command::Verify(arguments) => verify::run(program, arguments),
+        Command::Accept(arguments) => accept::run(program, arguments),
         Command::Gc(arguments) => gc::run(program, arguments),
         Command::Cache(arguments) => cache::run(program, arguments),
         Command::Init(arguments) => init::run(program, arguments),

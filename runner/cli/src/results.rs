@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use natron_artifacts::{Artifact, Manifest};
-use natron_cache::{Durability, Store};
+use natron_cache::{Confirmed, StageKey, Store};
 use natron_runner::{
     Forecast, Graph, RunOptions, Workspace, history::RunRecord, select, standings,
 };
@@ -20,6 +20,8 @@ pub(crate) struct StageOutput {
     pub(crate) stage: String,
     /// Output port.
     pub(crate) port: String,
+    /// Key of the stage, where it is known.
+    pub(crate) key: Option<StageKey>,
     /// What the store knows of it.
     pub(crate) manifest: Manifest,
 }
@@ -30,9 +32,18 @@ impl StageOutput {
         format!("{}.{}", self.stage, self.port)
     }
 
+    /// How often `natron verify` computed it again with the result that it has to have.
+    pub(crate) fn confirmed(&self, workspace: &Workspace) -> Confirmed {
+        let read = |key: StageKey| {
+            let store = Store::open_to_read(workspace.cache()).ok()?;
+            store.confirmed().ok()?.remove(&key)
+        };
+        self.key.and_then(read).unwrap_or_default()
+    }
+
     /// The artifact itself, its bytes checked.
     pub(crate) fn open(&self, workspace: &Workspace) -> Result<Artifact, Failure> {
-        let store = Store::open(workspace.cache(), Durability::default())?;
+        let store = Store::open_to_read(workspace.cache())?;
         store.open_artifact(&self.manifest).map_err(|error| {
             let failure = Failure::from(error.clone());
             if error.is_missing() {
@@ -97,9 +108,9 @@ pub(crate) fn outputs(
         .find(|s| s.name == **only);
     let current = standing
         .filter(|s| s.forecast == Forecast::Hit)
-        .map(|s| s.outputs);
-    let outputs = if let Some(outputs) = current {
-        outputs
+        .map(|s| (s.key, s.outputs));
+    let (key, outputs) = if let Some(current) = current {
+        current
     } else {
         let mut last = RunRecord::last_results(&workspace, &graph.name);
         let Some(record) = last.remove(*only) else {
@@ -115,13 +126,14 @@ pub(crate) fn outputs(
         program.output.warn(&format!(
             "`{only}` would run again; this is its newest result (`natron explain {only}` says why)"
         ));
-        record.outputs
+        (record.key.map(StageKey::new), record.outputs)
     };
     let outputs = outputs
         .into_iter()
         .filter(|(name, _)| port.is_none_or(|port| port == name))
         .map(|(port, manifest)| StageOutput {
             stage: (*only).to_owned(),
+            key,
             port,
             manifest,
         })

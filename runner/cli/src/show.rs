@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use natron_artifacts::{Artifact, Files};
+use natron_cache::Confirmed;
 use serde_json::{Value, json};
 
 use crate::{
@@ -52,20 +53,55 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
     let name = &arguments.artifact;
     if results::is_path(name) || is_model_folder(Path::new(name)) {
         let artifact = file::read(&PathBuf::from(name))?;
-        return show(program, arguments, name, &artifact);
+        return show(program, arguments, name, &artifact, None);
     }
     let (workspace, outputs) = results::outputs(program, &arguments.pipeline, name)?;
+    let Some(first) = outputs.first() else {
+        return Ok(());
+    };
+    let confirmed = first.confirmed(&workspace);
     match outputs.as_slice() {
-        [only] => show(program, arguments, &only.name(), &only.open(&workspace)?),
-        several => {
-            list(program, several);
-            Ok(())
+        [only] => {
+            let artifact = only.open(&workspace)?;
+            show(
+                program,
+                arguments,
+                &only.name(),
+                &artifact,
+                Some(&confirmed),
+            )?;
         }
+        several => list(program, several, &confirmed),
     }
+    if !program.output.is_json() {
+        let style = program.output.note_style();
+        program.output.note(&style.dim(&verified(&confirmed)));
+    }
+    Ok(())
+}
+
+/// How often the stage was verified, in words.
+fn verified(confirmed: &Confirmed) -> String {
+    if confirmed.times == 0 {
+        return "never verified; `natron verify` computes it again and compares".to_owned();
+    }
+    let times = match confirmed.times {
+        1 => "once".to_owned(),
+        n => format!("{} times", units::count(n)),
+    };
+    let classes: Vec<&str> = confirmed.classes.keys().map(String::as_str).collect();
+    let hosts: Vec<&str> = confirmed.hosts.keys().map(String::as_str).collect();
+    let last = jiff::Timestamp::from_millisecond(confirmed.last_unix_ms as i64);
+    let last = last.map_or_else(|_| "unknown".into(), |t| t.strftime("%Y-%m-%d").to_string());
+    format!(
+        "verified {times} ({}), on {}, last on {last}",
+        classes.join(", "),
+        hosts.join(", ")
+    )
 }
 
 /// The outputs of a stage that has several.
-fn list(program: &Program, outputs: &[StageOutput]) {
+fn list(program: &Program, outputs: &[StageOutput], confirmed: &Confirmed) {
     let output = &program.output;
     if output.is_json() {
         let outputs: Vec<Value> = outputs
@@ -77,7 +113,7 @@ fn list(program: &Program, outputs: &[StageOutput]) {
                 })
             })
             .collect();
-        output.json(json!({ "outputs": outputs }));
+        output.json(json!({ "outputs": outputs, "verified": confirmed }));
         return;
     }
     let style = output.data_style();
@@ -122,6 +158,7 @@ fn show(
     arguments: &Arguments,
     name: &str,
     artifact: &Artifact,
+    confirmed: Option<&Confirmed>,
 ) -> Result<(), Failure> {
     let output = &program.output;
     let (style, width) = (output.data_style(), crate::output::terminal_width());
@@ -193,6 +230,9 @@ fn show(
             json!({ "files": files })
         }
     };
+    if let Some(confirmed) = confirmed {
+        value["verified"] = json!(confirmed);
+    }
     value["name"] = name.into();
     value["kind"] = artifact.kind().to_string().into();
     output.json(value);

@@ -95,16 +95,16 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     Ok((value * factor as f64) as u64)
 }
 
-/// Reads a duration into seconds: `14d`, `12h`, `30min`, `90s`, `0`.
+/// Reads a duration into seconds: `14d`, `12h`, `30m`, `90s`, `0`.
 pub(crate) fn parse_seconds(text: &str) -> Result<u64, String> {
     let (value, unit) = split(text).ok_or("expected a time, as `14d` or `12h`")?;
     let factor = match unit {
         "" | "s" => 1.0,
-        "min" => 60.0,
+        "m" | "min" => 60.0,
         "h" => 3_600.0,
         "d" => 86_400.0,
         "w" => 604_800.0,
-        _ => return Err(format!("unknown unit `{unit}`: use s, min, h, d or w")),
+        _ => return Err(format!("unknown unit `{unit}`: use s, m, h, d or w")),
     };
     Ok((value * factor) as u64)
 }

@@ -1,40 +1,53 @@
 //! `natron verify`.
 
 use std::{
+    collections::BTreeSet,
     env,
     num::NonZeroUsize,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
+    time::Duration,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use natron_runner::{
-    LockFile, Verdict, Verification, VerifyOptions, Watcher, history::write_atomically, lock_path,
-    verify, verify_locked,
+    Choice, LockFile, Means, Perturbation, Sample, VerifyOptions, Watcher,
+    history::write_atomically, lock_path, perturbations, perturbed_environment, verify,
+    verify_locked,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     arguments::Overrides,
     failure::Failure,
+    output::JSON_VERSION,
     program::{Loaded, Program},
     style::printable,
     units,
 };
+
+mod interrupt;
+mod report;
 
 const EXAMPLES: &str = "\
 Examples:
   natron verify
   natron verify pipelines/natron_v2.toml features labels
   natron verify --locked                  no execution: keys against the lock file
-  natron verify --threads 1 --threads 2 --junit verify.xml";
+  natron verify --budget 10m --junit verify.xml
+  natron verify --sample 20% --seed 7 --runs 2
+  natron verify --perturb time-zone,locale clean
+  natron verify --interrupt finetune --times 20
+
+What is changed between the runs (`--perturb`): path, depth, time-zone, locale, hash-seed, folder-order, threads,
+start-time, umask, host-name, home; what a stage declares in its environment is part of its key and stays.";
 
 /// Run stages again elsewhere, and compare every byte.
 ///
-/// Each stage runs from its recorded inputs, in a scratch folder, with another number of threads, time zone and locale;
-/// nothing is written to the cache.
+/// Each stage runs from its recorded inputs, in a scratch folder, under other conditions. Of the cache only the counts of
+/// confirmed results are changed. A stage may say that less than equal bytes will do: `reproducible` in the pipeline file.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -44,89 +57,150 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     overrides: Overrides,
     /// Execute nothing: compare keys with the lock file beside the pipeline.
-    #[arg(long, conflicts_with_all = ["threads", "perturb"])]
+    #[arg(long, conflicts_with_all = ["threads", "perturb", "sample", "budget", "runs", "interrupt"])]
     locked: bool,
+    /// Only some stages, at random: a part, as `0.2` or `20%`, or a number, as `5`.
+    #[arg(long, value_name = "P|N", conflicts_with = "budget")]
+    sample: Option<Sample>,
+    /// Only what fits into this time, by earlier runs; what was never verified first, then what was longest ago.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_seconds)]
+    budget: Option<u64>,
+    /// How often each stage is repeated, each time under other conditions.
+    #[arg(long, value_name = "N", default_value = "1")]
+    runs: NonZeroUsize,
+    /// Seed of `--sample` and of what is shuffled [default: another each time; it is printed].
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// What to change: `all`, `none`, or some of the names below.
+    #[arg(
+        long,
+        value_name = "LIST",
+        default_value = "all",
+        value_delimiter = ','
+    )]
+    perturb: Vec<String>,
     /// Run each stage with this many threads. May be repeated [default: another number than before].
     #[arg(long, value_name = "N")]
     threads: Vec<NonZeroUsize>,
-    /// What to change between the runs.
-    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
-    perturb: Perturb,
+    /// Do not find out which condition a stage depends on that came out otherwise.
+    #[arg(long)]
+    no_blame: bool,
     /// Also write the results as JUnit XML.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-}
-
-/// What differs between the runs of `verify`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum Perturb {
-    /// Folder, number of threads, time zone, locale.
-    #[default]
-    All,
-    /// Nothing: a plain repeat.
-    None,
+    /// Also write the results as JSON.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Kill this stage at random points, let it go on from its checkpoint, and compare.
+    #[arg(long, value_name = "STAGE", conflicts_with_all = ["sample", "budget", "runs", "threads", "perturb", "junit"])]
+    interrupt: Option<String>,
+    /// How many executions `--interrupt` interrupts.
+    #[arg(long, value_name = "N", default_value = "20", requires = "interrupt")]
+    times: NonZeroUsize,
+    /// Work in this folder as a child of `--interrupt`.
+    #[arg(long, value_name = "DIR", hide = true, requires = "interrupt")]
+    interrupt_child: Option<PathBuf>,
+    /// Seconds between two checkpoints of that child.
+    #[arg(long, value_name = "SECONDS", hide = true, default_value = "2")]
+    checkpoint_every: f64,
 }
 
 /// Set for the process that has the perturbed environment already.
 const PERTURBED: &str = "NATRON_PERTURBED";
-
-/// An odd time zone (UTC+12:45 or +13:45), a locale with its own letters, and another order of sets in Python.
-const ENVIRONMENT: [(&str, &str); 4] = [
-    ("TZ", "Pacific/Chatham"),
-    ("LC_ALL", "tr_TR.UTF-8"),
-    ("PYTHONHASHSEED", "4242"),
-    (PERTURBED, "1"),
-];
 
 pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     let (pipeline, stages) = match arguments.names.split_first() {
         Some((first, rest)) if is_pipeline(first) => (Some(Path::new(first)), rest),
         _ => (None, arguments.names.as_slice()),
     };
-    if !arguments.locked && arguments.perturb == Perturb::All && env::var_os(PERTURBED).is_none() {
-        return Err(again_perturbed());
+    if let Some(stage) = &arguments.interrupt {
+        if let Some(name) = stages.first() {
+            let text = format!("`--interrupt {stage}` takes one stage; what is `{name}` for?");
+            return Err(Failure::usage(text));
+        }
+        let loaded = program.load(pipeline, &arguments.overrides)?;
+        return match &arguments.interrupt_child {
+            Some(folder) => interrupt::child(&loaded, stage, folder, arguments),
+            None => interrupt::run(program, &loaded, stage, arguments),
+        };
+    }
+    let perturb = perturb(&arguments.perturb)?;
+    if !arguments.locked && env::var_os(PERTURBED).is_none() {
+        let environment = perturbed_environment(&Means::find(), &perturb, 0);
+        if !environment.is_empty() {
+            return Err(again_with(&environment));
+        }
     }
     let loaded = program.load(pipeline, &arguments.overrides)?;
     if arguments.locked {
         return locked(program, &loaded);
     }
-    let threads: Vec<Option<usize>> = match arguments.threads.as_slice() {
-        [] => vec![None],
-        given => given.iter().map(|n| Some(n.get())).collect(),
+    let seed = arguments
+        .seed
+        .unwrap_or_else(|| natron_cache::clock::unix_ms() % 1_000_000);
+    let options = VerifyOptions {
+        stages: stages.to_vec(),
+        choice: match (arguments.sample, arguments.budget) {
+            (Some(sample), _) => Choice::Sample(sample),
+            (_, Some(seconds)) => Choice::Budget(Duration::from_secs(seconds)),
+            _ => Choice::All,
+        },
+        threads: arguments.threads.iter().map(|n| n.get()).collect(),
+        runs: arguments.runs.get(),
+        perturb,
+        seed,
+        blame: !arguments.no_blame,
     };
-    let mut verifications = Vec::new();
-    for threads in threads {
-        let options = VerifyOptions {
-            stages: stages.to_vec(),
-            threads,
-            unperturbed: arguments.perturb == Perturb::None,
-        };
-        let display = program.watch();
-        let watcher: Arc<dyn Watcher> = Arc::clone(&display) as Arc<dyn Watcher>;
-        let result = verify(
-            &loaded.graph,
-            &loaded.workspace,
-            &options,
-            &watcher,
-            &program.stop.cancel,
-        );
-        display.finish();
-        let verification = result?;
-        let interrupted = verification.interrupted;
-        verifications.push(verification);
-        if interrupted {
-            break;
-        }
-    }
+    let display = program.watch();
+    let watcher: Arc<dyn Watcher> = Arc::clone(&display) as Arc<dyn Watcher>;
+    let result = verify(
+        &loaded.graph,
+        &loaded.workspace,
+        &options,
+        &watcher,
+        &program.stop.cancel,
+    );
+    display.finish();
+    let verification = result?;
+    let failure = report::failure(program, &verification);
+    let code = failure.as_ref().map_or(0, Failure::code);
+    let mut value = serde_json::to_value(&verification).unwrap_or_default();
+    value["exit_code"] = code.into();
     if let Some(path) = &arguments.junit {
-        let text: String = match verifications.as_slice() {
-            [only] => only.junit(),
-            several => junit_of_several(several),
-        };
-        write_atomically(path, text.as_bytes())
-            .map_err(|error| Failure::file("write", path, &error))?;
+        write(path, &verification.junit())?;
     }
-    report(program, &loaded, &verifications)
+    write_report(arguments.report.as_deref(), &value)?;
+    if program.output.is_json() {
+        program.output.json(value);
+    }
+    report::show(program, &verification, options.choice);
+    failure.map_or(Ok(()), Err)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    write_atomically(path, text.as_bytes()).map_err(|error| Failure::file("write", path, &error))
+}
+
+/// Writes `value` with the version of its form.
+fn write_report(path: Option<&Path>, value: &Value) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let mut value = value.clone();
+    value["version"] = JSON_VERSION.into();
+    write(path, &format!("{value:#}\n"))
+}
+
+fn perturb(names: &[String]) -> Result<BTreeSet<Perturbation>, Failure> {
+    let names = names.iter().map(|name| name.trim());
+    perturbations(names).map_err(|(name, near)| {
+        let failure = Failure::usage(format!("`--perturb`: nothing is called `{name}`"));
+        match near {
+            Some(near) => failure.help(format!("did you mean `{near}`?")),
+            None => {
+                let known = Perturbation::ALL.map(Perturbation::name).join(", ");
+                failure.help(format!("there are all, none, {known}"))
+            }
+        }
+    })
 }
 
 fn is_pipeline(name: &str) -> bool {
@@ -135,15 +209,16 @@ fn is_pipeline(name: &str) -> bool {
         .is_some_and(|ending| ending == "toml")
 }
 
-/// Starts this program again with a perturbed environment. Returns only if that fails.
-fn again_perturbed() -> Failure {
+/// Starts this program again with another environment. Returns only if that fails.
+fn again_with(environment: &std::collections::BTreeMap<String, String>) -> Failure {
     let program = match env::current_exe() {
         Ok(program) => program,
         Err(error) => return Failure::store(format!("cannot find this program's file: {error}")),
     };
     let error = Command::new(program)
         .args(env::args_os().skip(1))
-        .envs(ENVIRONMENT)
+        .envs(environment)
+        .env(PERTURBED, "1")
         .exec();
     Failure::store(format!(
         "cannot start again with another environment: {error}"
@@ -189,107 +264,4 @@ fn locked(program: &Program, loaded: &Loaded) -> Result<(), Failure> {
         path.display()
     ));
     Err(Failure::Differs(None))
-}
-
-fn report(
-    program: &Program,
-    loaded: &Loaded,
-    verifications: &[Verification],
-) -> Result<(), Failure> {
-    let output = &program.output;
-    let verdicts = || {
-        verifications
-            .iter()
-            .flat_map(|v| &v.stages)
-            .map(|s| &s.verdict)
-    };
-    let has_failed =
-        verdicts().any(|v| matches!(v, Verdict::Differs { .. } | Verdict::Failed { .. }));
-    let has_gap = verdicts().any(|v| matches!(v, Verdict::NotCached));
-    let interrupted = verifications.iter().any(|v| v.interrupted);
-    let failure = if interrupted {
-        Some(program.stop.failure().unwrap_or(Failure::Interrupted))
-    } else if has_failed {
-        Some(Failure::Differs(None))
-    } else if has_gap {
-        let text = "some stages have no result to compare with";
-        Some(Failure::usage(text).help("`natron run` makes them"))
-    } else {
-        None
-    };
-    if output.is_json() {
-        let code = failure.as_ref().map_or(0, Failure::code);
-        output.json(json!({ "pipeline": loaded.graph.name, "verifications": verifications, "exit_code": code }));
-    }
-    let style = output.note_style();
-    for verification in verifications {
-        let all = verification.stages.len();
-        let count = |wanted: fn(&Verdict) -> bool| {
-            verification
-                .stages
-                .iter()
-                .filter(|s| wanted(&s.verdict))
-                .count()
-        };
-        let bytes = count(|verdict| matches!(verdict, Verdict::Bytes));
-        let content = count(|verdict| matches!(verdict, Verdict::Logical));
-        for stage in &verification.stages {
-            if let Some(text) = verdict_text(&stage.verdict) {
-                output.note(&format!(
-                    "{}: stage `{}`: {text}",
-                    style.red("error"),
-                    stage.stage
-                ));
-            }
-        }
-        let word = if bytes + content == all {
-            style.green("verified")
-        } else {
-            style.red("differs")
-        };
-        let same = match content {
-            0 => "the same bytes".to_owned(),
-            n => format!("the same ({n} of them in other bytes)"),
-        };
-        output.note(&format!(
-            "{word}: {} of {} gave {same} again with {}",
-            bytes + content,
-            units::plural(all, "stage"),
-            units::plural(verification.threads, "thread")
-        ));
-    }
-    failure.map_or(Ok(()), Err)
-}
-
-/// What is wrong; nothing if nothing is.
-fn verdict_text(verdict: &Verdict) -> Option<String> {
-    match verdict {
-        Verdict::Bytes | Verdict::Logical => None,
-        Verdict::Differs { output, divergence } => Some(printable(&format!(
-            "output `{output}` differs: {divergence}"
-        ))),
-        Verdict::Failed { message } => Some(printable(&format!("failed this time: {message}"))),
-        Verdict::NotCached => Some("no result to compare with; `natron run` makes it".to_owned()),
-    }
-}
-
-/// Several verifications in one JUnit file.
-fn junit_of_several(verifications: &[Verification]) -> String {
-    let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n");
-    for verification in verifications {
-        let suite = verification.junit();
-        let suite = suite
-            .split_once("?>\n")
-            .map_or(suite.as_str(), |(_, suite)| suite);
-        text.push_str(&suite.replacen(
-            "name=\"natron verify\"",
-            &format!(
-                "name=\"natron verify, {}\"",
-                units::plural(verification.threads, "thread")
-            ),
-            1,
-        ));
-    }
-    text.push_str("</testsuites>\n");
-    text
 }

@@ -17,12 +17,18 @@ pub(crate) static EXECUTED: AtomicUsize = AtomicUsize::new(0);
 
 /// The toys' registry.
 pub(crate) fn registry() -> Registry {
+    registry_with("1")
+}
+
+/// The same, with `code` for the code of `scale`.
+pub(crate) fn registry_with(code: &str) -> Registry {
     let mut registry = Registry::new();
     registry.register::<Numbers>("numbers", "1");
-    registry.register::<Scale>("scale", "1");
+    registry.register::<Scale>("scale", code);
     registry.register::<Sum>("sum", "1");
     registry.register::<Clock>("clock", "1");
     registry.register::<Steps>("steps", "1");
+    registry.register::<Jitter>("jitter", "1");
     registry.register::<Panics>("panics", "1");
     registry
 }
@@ -158,6 +164,22 @@ impl Stage for Clock {
         let n = EXECUTED.fetch_add(1, Ordering::SeqCst);
         metrics.set("ticks", n as f64).map_err(StageError::data)?;
         context.write("metrics", metrics)
+    }
+}
+
+/// As [`Clock`], with a table.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Jitter {}
+
+impl Stage for Jitter {
+    fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
+        Ok(Signature::new().output("numbers", two_columns()))
+    }
+
+    fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
+        let n = EXECUTED.fetch_add(1, Ordering::SeqCst) as f64;
+        context.write("numbers", numbers_table(vec![n, 1.0], vec![2.0, 3.0])?)
     }
 }
 

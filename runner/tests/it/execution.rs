@@ -9,13 +9,14 @@ use std::{
 use natron_artifacts::{Artifact, Cancel};
 use natron_cache::{Durability, Store};
 use natron_runner::{
-    Cause, Event, Invocation, LoadOptions, LockMode, Outcome, Reason, RunOptions, SessionSummary,
-    Unwatched, Verdict, VerifyOptions, Watcher, Workspace, explain, load, run_file, verify,
+    Cause, Changed, Event, ExplainOptions, Invocation, LoadOptions, LockMode, Outcome, Reason,
+    RunOptions, SessionSummary, Unwatched, Verdict, VerifyOptions, Watcher, Workspace, explain,
+    load, run_file, verify,
 };
 
 use crate::executing_toys::{EXECUTED, registry};
 
-const PIPELINE: &str = r#"
+pub(crate) const PIPELINE: &str = r#"
 [pipeline]
 name = "toy"
 seed = 7
@@ -40,29 +41,29 @@ views.metrics = "out/sum.json"
 "#;
 
 /// Tests that count executions of the process take turns.
-static TURN: Mutex<()> = Mutex::new(());
+pub(crate) static TURN: Mutex<()> = Mutex::new(());
 
-struct Playground {
-    folder: tempfile::TempDir,
+pub(crate) struct Playground {
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Playground {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("pipeline.toml"), PIPELINE).unwrap();
         fs::write(folder.path().join("numbers.txt"), "1 10\n2 20\n3 30\n").unwrap();
         Self { folder }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn workspace(&self) -> Workspace {
+    pub(crate) fn workspace(&self) -> Workspace {
         Workspace::new(self.folder.path(), None)
     }
 
-    fn edit(&self, from: &str, to: &str) {
+    pub(crate) fn edit(&self, from: &str, to: &str) {
         let path = self.path("pipeline.toml");
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains(from));
@@ -73,7 +74,12 @@ impl Playground {
         self.run_with(&RunOptions::default(), LockMode::Ignore, &Cancel::new())
     }
 
-    fn run_with(&self, options: &RunOptions, lock: LockMode, cancel: &Cancel) -> SessionSummary {
+    pub(crate) fn run_with(
+        &self,
+        options: &RunOptions,
+        lock: LockMode,
+        cancel: &Cancel,
+    ) -> SessionSummary {
         let watcher: Arc<dyn Watcher> = Arc::new(Unwatched);
         let workspace = self.workspace();
         let options = RunOptions {
@@ -114,7 +120,7 @@ impl Playground {
     }
 }
 
-fn load_options(workspace: &Path) -> LoadOptions {
+pub(crate) fn load_options(workspace: &Path) -> LoadOptions {
     LoadOptions {
         workspace: workspace.to_owned(),
         ..LoadOptions::default()
@@ -250,7 +256,7 @@ fn a_gpu_that_nothing_uses_is_not_passed_over_in_silence() {
     let options = load_options(playground.folder.path());
     let graph = load(&playground.path("pipeline.toml"), &options, &registry()).unwrap();
 
-    let error = explain(&graph, &playground.workspace(), &RunOptions::default()).unwrap_err();
+    let error = explain(&graph, &playground.workspace(), &ExplainOptions::default()).unwrap_err();
     assert!(
         error
             .to_string()
@@ -454,17 +460,21 @@ fn explain_names_the_root_cause_once() {
 
     let options = load_options(playground.folder.path());
     let graph = load(&playground.path("pipeline.toml"), &options, &registry()).unwrap();
-    let why = explain(&graph, &playground.workspace(), &RunOptions::default()).unwrap();
+    let why = explain(&graph, &playground.workspace(), &ExplainOptions::default()).unwrap();
     let [cause] = &why.causes[..] else {
         panic!("{:?}", why.causes)
     };
-    assert_eq!((cause.stage.as_str(), cause.stages), ("rounded", 2));
-    let Cause::Changed { difference } = &cause.cause else {
+    assert_eq!(cause.stages, ["rounded"]);
+    assert_eq!((cause.run, cause.maybe), (1, 1));
+    let Cause::Changed { change } = &cause.cause else {
         panic!("{cause:?}")
     };
-    assert_eq!(difference.path, "parameters.factor");
-    assert_eq!(difference.before, Some(1.0.into()));
-    assert_eq!(difference.after, Some(3.0.into()));
+    assert_eq!(change.path, "parameters.factor");
+    let Changed::Value { before, after, .. } = &change.what else {
+        panic!("{change:?}")
+    };
+    assert_eq!(*before, Some(1.0.into()));
+    assert_eq!(*after, Some(3.0.into()));
     let sum = why.stages.iter().find(|s| s.name == "sum").unwrap();
     assert_eq!(
         sum.reason,

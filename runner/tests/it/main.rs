@@ -7,5 +7,6 @@ mod executing_toys;
 mod execution;
 mod fuzz;
 mod graphs;
+mod locked;
 mod schema;
 mod toys;

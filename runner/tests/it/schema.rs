@@ -51,6 +51,9 @@ fn knows_every_key_of_a_stage() {
         "seed",
         "seed_axes",
         "salt",
+        "isolation",
+        "limits",
+        "reproducible",
     ];
     expected.sort_unstable();
     assert_eq!(known, expected);

@@ -19,7 +19,8 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use natron_artifacts::{
-    Artifact, Bytes, FileContent, Files, Input, Kind, Metrics, Model, Report, StageError, Table,
+    Artifact, Bytes, Conditions, FileContent, Files, Input, Kind, Metrics, Model, Report,
+    StageError, Table,
 };
 use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
 use serde_json::Value;
@@ -51,6 +52,7 @@ static SPARE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 pub(super) struct Sandbox {
     root: PathBuf,
     placed: Vec<Placed>,
+    conditions: Conditions,
 }
 
 /// An input as it was before the program ran.
@@ -64,8 +66,8 @@ struct Placed {
 }
 
 impl Sandbox {
-    /// A sandbox in a folder of its own in `parent`.
-    pub(super) fn new(parent: &Path) -> Result<Self, StageError> {
+    /// A sandbox in a folder of its own in `parent`, whose folders are filled in the order that `conditions` say.
+    pub(super) fn new(parent: &Path, conditions: Conditions) -> Result<Self, StageError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let parent = std::path::absolute(parent)
             .map_err(|e| StageError::io(format!("cannot find `{}`", parent.display()), e))?;
@@ -76,8 +78,11 @@ impl Sandbox {
         let found = position.map(|i| spare.swap_remove(i));
         drop(spare);
         if let Some(root) = found.filter(|root| is_ours(root)) {
-            let placed = Vec::new();
-            return Ok(Self { root, placed });
+            return Ok(Self {
+                root,
+                placed: Vec::new(),
+                conditions,
+            });
         }
         loop {
             let root = parent.join(format!("sandbox-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
@@ -104,6 +109,7 @@ impl Sandbox {
             return Ok(Self {
                 root,
                 placed: Vec::new(),
+                conditions,
             });
         }
     }
@@ -119,7 +125,7 @@ impl Sandbox {
         if let Some(parent) = target.parent() {
             create_folder(parent)?;
         }
-        copy(from, &target)
+        copy(from, &target, &self.conditions)
             .map_err(|e| StageError::io(format!("cannot copy the source `{}`", from.display()), e))
     }
 
@@ -130,7 +136,7 @@ impl Sandbox {
         inputs: &[Input],
         format: TableFormat,
     ) -> Result<Vec<String>, StageError> {
-        let mut paths = Vec::new();
+        let mut placed = Vec::new();
         if inputs.len() > 1 {
             create_folder(&self.root.join(INPUTS).join(port))?;
         }
@@ -144,10 +150,12 @@ impl Sandbox {
                 "{INPUTS}/{name}{}",
                 extension(input.artifact.kind(), format)
             );
-            self.place_one(port, &path, &input.artifact, format)?;
-            paths.push(path);
+            placed.push((path, input));
         }
-        Ok(paths)
+        for (path, input) in self.conditions.ordered(placed.iter().collect()) {
+            self.place_one(port, path, &input.artifact, format)?;
+        }
+        Ok(placed.into_iter().map(|(path, _)| path).collect())
     }
 
     fn place_one(
@@ -175,7 +183,8 @@ impl Sandbox {
             Artifact::File(file) => self.place_file(port, path, &file.bytes, file.executable),
             Artifact::Files(files) => {
                 create_folder(&self.root.join(path))?;
-                files.iter().try_for_each(|(name, file)| {
+                let files = self.conditions.ordered(files.iter().collect());
+                files.into_iter().try_for_each(|(name, file)| {
                     let path = format!("{path}/{name}");
                     if name.contains('/') {
                         let folder = self.root.join(&path);
@@ -454,13 +463,17 @@ fn create_folder(path: &Path) -> Result<(), StageError> {
 }
 
 /// Copies a file, a link as a link, a folder with all in it.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+fn copy(from: &Path, to: &Path, conditions: &Conditions) -> io::Result<()> {
     let kind = fs::symlink_metadata(from)?.file_type();
     if kind.is_dir() {
         fs::create_dir_all(to)?;
+        let mut names = Vec::new();
         for entry in fs::read_dir(from)? {
-            let entry = entry?;
-            copy(&entry.path(), &to.join(entry.file_name()))?;
+            names.push(entry?.file_name());
+        }
+        names.sort_unstable();
+        for name in conditions.ordered(names) {
+            copy(&from.join(&name), &to.join(&name), conditions)?;
         }
         Ok(())
     } else if kind.is_symlink() {
@@ -667,7 +680,7 @@ mod tests {
 
     fn collected(bytes: &[u8]) -> Result<Artifact, String> {
         let directory = tempfile::tempdir().unwrap();
-        let sandbox = Sandbox::new(directory.path()).unwrap();
+        let sandbox = Sandbox::new(directory.path(), Conditions::default()).unwrap();
         fs::write(sandbox.root().join("outputs/y.arrow"), bytes).unwrap();
         sandbox.collect("outputs/y.arrow", Kind::Table, None)
     }
@@ -677,7 +690,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let outside = directory.path().join("outside");
         fs::write(&outside, "mine").unwrap();
-        let first = Sandbox::new(directory.path()).unwrap();
+        let first = Sandbox::new(directory.path(), Conditions::default()).unwrap();
         let root = first.root().to_owned();
         for folder in ["lib/deep", "inputs/x.d", "outputs/y"] {
             fs::create_dir_all(root.join(folder)).unwrap();
@@ -686,7 +699,7 @@ mod tests {
         std::os::unix::fs::symlink(&outside, root.join(REQUEST)).unwrap();
         drop(first);
 
-        let second = Sandbox::new(directory.path()).unwrap();
+        let second = Sandbox::new(directory.path(), Conditions::default()).unwrap();
         assert_eq!(second.root(), root);
         let list = |path: &Path| -> Vec<String> {
             let entries = fs::read_dir(path).unwrap().flatten();
@@ -706,21 +719,21 @@ mod tests {
     #[test]
     fn a_sandbox_that_lost_its_folders_is_not_used_again() {
         let directory = tempfile::tempdir().unwrap();
-        let first = Sandbox::new(directory.path()).unwrap();
+        let first = Sandbox::new(directory.path(), Conditions::default()).unwrap();
         let root = first.root().to_owned();
         fs::remove_dir(root.join(OUTPUTS)).unwrap();
         std::os::unix::fs::symlink("/", root.join(OUTPUTS)).unwrap();
         drop(first);
 
         assert!(!root.exists());
-        let second = Sandbox::new(directory.path()).unwrap();
+        let second = Sandbox::new(directory.path(), Conditions::default()).unwrap();
         assert_ne!(second.root(), root);
     }
 
     #[test]
     fn what_happens_to_an_input_is_noticed() {
         let directory = tempfile::tempdir().unwrap();
-        let mut sandbox = Sandbox::new(directory.path()).unwrap();
+        let mut sandbox = Sandbox::new(directory.path(), Conditions::default()).unwrap();
         let content = |text: &str| FileContent {
             bytes: Bytes::from(text.as_bytes()),
             executable: false,

@@ -144,7 +144,8 @@ impl Task<'_> {
                     .and_then(|c| c.last().copied()),
                 note: String::new(),
             });
-            if update % CHECKPOINT_EVERY == 0 {
+            let is_asked_for = context.conditions().checkpoint_every.is_some();
+            if is_asked_for || update % CHECKPOINT_EVERY == 0 {
                 learner.save(&checkpoints)?;
             }
         }

@@ -217,7 +217,10 @@ impl<'a> Run<'a> {
             moments,
             best: BTreeMap::new(),
             last_checkpoint: Instant::now(),
-            interval: SHORTEST_INTERVAL,
+            interval: context
+                .conditions()
+                .checkpoint_every
+                .unwrap_or(SHORTEST_INTERVAL),
         }
     }
 
@@ -464,7 +467,10 @@ impl<'a> Run<'a> {
         self.checkpoints
             .write(self.state.step, &self.state, &tensors)?;
         self.last_checkpoint = Instant::now();
-        self.interval = SHORTEST_INTERVAL.max(start.elapsed() * INTERVAL_PER_COST);
+        self.interval = match self.context.conditions().checkpoint_every {
+            Some(interval) => interval,
+            None => SHORTEST_INTERVAL.max(start.elapsed() * INTERVAL_PER_COST),
+        };
         Ok(())
     }
 

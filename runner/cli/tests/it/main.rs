@@ -5,7 +5,9 @@
     reason = "helpers of tests; what they unwrap is what the tests are about"
 )]
 
+mod cache;
 mod corpus;
+mod explaining;
 mod help;
 mod natron;
 mod output;
@@ -13,4 +15,5 @@ mod plugins;
 mod reliability;
 mod run;
 mod semantics;
+mod verify;
 mod workspace;

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions, TryLockError},
     io,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -24,7 +25,7 @@ use crate::{
     lease::Leases,
     mutants,
     objects::Objects,
-    storage::read_regular,
+    storage::{open_regular, read_regular},
     writer::{self, Writer},
 };
 

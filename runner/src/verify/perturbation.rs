@@ -125,16 +125,13 @@ pub fn perturbations<'a>(
             "all" => found.extend(Perturbation::ALL),
             "none" => {}
             name => {
-                let known = Perturbation::ALL.into_iter();
-                match known.clone().find(|p| p.name() == name) {
-                    Some(perturbation) => {
-                        found.insert(perturbation);
-                    }
-                    None => {
-                        let names = known.map(Perturbation::name).chain(["all", "none"]);
-                        return Err((name.to_owned(), did_you_mean(name, names)));
-                    }
-                }
+                let mut known = Perturbation::ALL.into_iter();
+                let Some(perturbation) = known.find(|p| p.name() == name) else {
+                    let names = Perturbation::ALL.map(Perturbation::name);
+                    let names = names.into_iter().chain(["all", "none"]);
+                    return Err((name.to_owned(), did_you_mean(name, names)));
+                };
+                found.insert(perturbation);
             }
         }
     }

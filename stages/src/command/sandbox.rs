@@ -690,7 +690,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let outside = directory.path().join("outside");
         fs::write(&outside, "mine").unwrap();
-        let first = Sandbox::new(directory.path()).unwrap();
+        let first = Sandbox::new(directory.path(), Conditions::default()).unwrap();
         let root = first.root().to_owned();
         for folder in ["lib/deep", "inputs/x.d", "outputs/y"] {
             fs::create_dir_all(root.join(folder)).unwrap();
@@ -699,7 +699,7 @@ mod tests {
         std::os::unix::fs::symlink(&outside, root.join(REQUEST)).unwrap();
         drop(first);
 
-        let second = Sandbox::new(directory.path()).unwrap();
+        let second = Sandbox::new(directory.path(), Conditions::default()).unwrap();
         assert_eq!(second.root(), root);
         let list = |path: &Path| -> Vec<String> {
             let entries = fs::read_dir(path).unwrap().flatten();
@@ -719,21 +719,21 @@ mod tests {
     #[test]
     fn a_sandbox_that_lost_its_folders_is_not_used_again() {
         let directory = tempfile::tempdir().unwrap();
-        let first = Sandbox::new(directory.path()).unwrap();
+        let first = Sandbox::new(directory.path(), Conditions::default()).unwrap();
         let root = first.root().to_owned();
         fs::remove_dir(root.join(OUTPUTS)).unwrap();
         std::os::unix::fs::symlink("/", root.join(OUTPUTS)).unwrap();
         drop(first);
 
         assert!(!root.exists());
-        let second = Sandbox::new(directory.path()).unwrap();
+        let second = Sandbox::new(directory.path(), Conditions::default()).unwrap();
         assert_ne!(second.root(), root);
     }
 
     #[test]
     fn what_happens_to_an_input_is_noticed() {
         let directory = tempfile::tempdir().unwrap();
-        let mut sandbox = Sandbox::new(directory.path()).unwrap();
+        let mut sandbox = Sandbox::new(directory.path(), Conditions::default()).unwrap();
         let content = |text: &str| FileContent {
             bytes: Bytes::from(text.as_bytes()),
             executable: false,

@@ -22,6 +22,7 @@ use crate::{
     ingredients::{Bound, Seen, SourceError, ingredients, lineage},
     ready::ReadyQueue,
     schedule::{Capacity, Grant, Pool, Wanted, available_memory_bytes, remaining_seconds},
+    source_text::SourceTexts,
     worker::{Executed, Job, JobError, Shared, open},
     workers::Hall,
 };
@@ -305,7 +306,8 @@ pub fn select(graph: &Graph, names: &[String]) -> Result<BTreeSet<usize>, RunErr
                 .iter()
                 .any(|i| i.name == *name || i.stage == *name)
         {
-            let known = graph.instances.iter().map(|i| i.name.as_str());
+            let known = graph.instances.iter();
+            let known = known.flat_map(|i| [i.name.as_str(), i.stage.as_str()]);
             let did_you_mean = crate::did_you_mean::nearest(name, known).map(str::to_owned);
             return Err(RunError::UnknownStage {
                 name: name.clone(),
@@ -477,6 +479,7 @@ impl<'a> Run<'a> {
                 folder,
                 watcher,
                 host: host(),
+                source_texts: SourceTexts::new(workspace.root()),
             }),
         })
     }
@@ -808,6 +811,7 @@ impl<'a> Run<'a> {
                     .then(|| lineage(self.graph, instance)),
                 threads: grant.threads,
                 device: DeviceGrant::cuda(&grant.gpus),
+                attempt: node.attempts,
                 cancel: Cancel::new(),
                 look_up: !node.forced,
             };

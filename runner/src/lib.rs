@@ -46,6 +46,7 @@ mod worker;
 mod workers;
 mod workspace;
 
+mod artifact_change;
 mod divergence;
 mod explain;
 pub mod history;
@@ -54,11 +55,17 @@ mod noop;
 mod pipeline_schema;
 pub mod render;
 mod roots;
+mod run_list;
 mod session;
+mod source_text;
 mod table;
+mod text_diff;
 mod verify;
 
 pub use accept::{Acceptance, AcceptanceVerdict, accept};
+pub use artifact_change::{
+    ArtifactChange, BLOCK_ROWS, ColumnChange, ColumnDifference, Extent, PartChange, Presence,
+};
 pub use axis::{AxisValues, Take};
 pub use diagnostic::{Diagnostic, Label, Place, Severity, SourceText, code};
 pub use did_you_mean::nearest as did_you_mean;
@@ -68,7 +75,11 @@ pub use execute::{
     Forecast, RunError, RunOptions, RunSummary, Standing, run, select, standings, with_producers,
 };
 pub use expand::load_known;
-pub use explain::{Cause, Explanation, Reason, RootCause, StageExplanation, explain};
+pub use explain::{
+    Cause, Change, Changed, Cutoff, ExplainOptions, Explanation, FileChange, MetricDiff, Nearest,
+    OutputDiff, Partner, Reason, RootCause, RunDiff, RunHead, StageDiff, StageExplanation,
+    WhyCached, explain, explain_run, run_diff,
+};
 pub use graph::{
     AwaitedAxis, Deferred, DeviceChoice, EdgeLabel, Graph, InputEdge, Instance, LoadOptions,
     Numeric, OnFailure, load, load_text,
@@ -81,7 +92,10 @@ pub use part::{Part, Partition, Rows};
 pub use pipeline_schema::pipeline_schema;
 pub use reproducible::{Class, Reproducible, Tolerance, Tolerances};
 pub use roots::{Doubt, roots};
+pub use run_list::{FindRunError, Outcomes, RunEnd, RunEntry, RunList, find_run};
 pub use session::{Invocation, LockMode, SessionError, SessionSummary, run_file};
+pub use source_text::{LONGEST_TEXT, SourceFact, SourceFacts, SourceTexts};
+pub use text_diff::unified_diff;
 pub use verify::{
     Blame, Choice, Circumstance, Interruption, InterruptionOptions, InterruptionTrial, Kill,
     LeftOut, Means, Perturbation, Repetition, Sample, StageVerdict, Surroundings, Verdict,

@@ -544,7 +544,7 @@ impl Judge<'_> {
             None if class == Class::Numeric => {
                 "; whether it is within the tolerance cannot be told: the locked result is not in this cache".to_owned()
             }
-            Some(_) | None => String::new(),
+            _ => String::new(),
         };
         let (here, there) = (output.bytes.short(), locked.bytes.short());
         Ok(Some(if same_key {

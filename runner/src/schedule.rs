@@ -39,19 +39,22 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// What `instance` wants in its `attempt`-th attempt, the first being 1.
     pub(crate) fn of(instance: &Instance, attempt: u32) -> Self {
-        let mut memory = instance.resources.memory_bytes as f64;
-        for _ in 1..attempt {
-            memory *= instance.memory_growth;
-        }
         Self {
             threads: instance.resources.threads,
-            memory_bytes: memory as u64,
+            memory_bytes: grown(instance.resources.memory_bytes, instance, attempt),
             gpus: instance.gpus,
             gpu_memory_bytes: instance.gpu_memory_bytes,
             gpu_is_optional: instance.resources.gpu == Gpu::Auto,
             tokens: instance.tokens.clone(),
         }
     }
+}
+
+/// `bytes` of memory, grown for the `attempt`-th attempt of `instance`, the first being 1.
+pub(crate) fn grown(bytes: u64, instance: &Instance, attempt: u32) -> u64 {
+    let growth = (1..attempt).fold(1.0, |growth, _| growth * instance.memory_growth);
+    // What is too large for the type is more than there is.
+    (bytes as f64 * growth) as u64
 }
 
 /// What one stage holds while it runs.

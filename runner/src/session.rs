@@ -1,7 +1,7 @@
 //! A whole invocation: load the pipeline file, run it, compare with or write the lock file, keep the views, leave a record.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
@@ -203,6 +203,25 @@ pub fn run_file(
     })
 }
 
+/// Watches the last part of a run: what earlier parts executed has been reported.
+struct Continued {
+    watcher: Arc<dyn Watcher>,
+    ran: BTreeSet<String>,
+}
+
+impl Watcher for Continued {
+    fn event(&self, event: &Event<'_>) {
+        match event {
+            Event::Finished {
+                stage,
+                outcome: Outcome::Hit,
+                ..
+            } if self.ran.contains(*stage) => {}
+            event => self.watcher.event(event),
+        }
+    }
+}
+
 /// The parts of a run: first, as often as it takes, the stages that list axes; then all of it.
 struct Phases<'a> {
     asked: &'a Invocation<'a>,
@@ -305,7 +324,15 @@ impl Phases<'_> {
             ..self.options.clone()
         };
         let (workspace, folder) = (self.asked.workspace, self.folder()?);
-        let mut summary = run_within(graph, workspace, &last, &folder, self.watcher, self.cancel)?;
+        let watcher: Arc<dyn Watcher> = if self.ran.is_empty() {
+            Arc::clone(self.watcher)
+        } else {
+            Arc::new(Continued {
+                watcher: Arc::clone(self.watcher),
+                ran: self.ran.keys().cloned().collect(),
+            })
+        };
+        let mut summary = run_within(graph, workspace, &last, &folder, &watcher, self.cancel)?;
         // What ran to list an axis has run, although it hits by now.
         for stage in &mut summary.record.stages {
             if stage.outcome == Outcome::Hit

@@ -22,6 +22,8 @@ use crate::{
     history::RunFolder,
     ingredients::{Bound, Seen, source_digest},
     isolated,
+    schedule::grown,
+    source_text::SourceTexts,
 };
 
 /// A record keeps this many bytes of its stage's log; the run's folder keeps all of it.
@@ -70,6 +72,8 @@ pub(crate) struct Shared {
     pub(crate) watcher: Arc<dyn Watcher>,
     /// The machine's name.
     pub(crate) host: String,
+    /// Texts of sources, kept with results so that a later change can be shown.
+    pub(crate) source_texts: SourceTexts,
 }
 
 /// One execution of one stage.
@@ -81,6 +85,8 @@ pub(crate) struct Job<'a> {
     pub(crate) lineage: Option<Lineage>,
     pub(crate) threads: usize,
     pub(crate) device: DeviceGrant,
+    /// The first being 1.
+    pub(crate) attempt: u32,
     pub(crate) cancel: Cancel,
     /// Whether a record that is there already is good enough.
     pub(crate) look_up: bool,
@@ -170,11 +176,14 @@ pub(crate) fn execute(
         ..Execution::default()
     };
     let log = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
+    let texts = shared
+        .source_texts
+        .of(job.instance, &job.ingredients, &shared.stat_cache);
     // Others wait for the lease until the result is on the disk; who needs it in this run does not.
     let committed =
         shared
             .store
-            .commit_later(job.ingredients, &sealed, execution, &log, Vec::new(), lease)?;
+            .commit_later(job.ingredients, &sealed, execution, &log, texts, lease)?;
     let outputs = committed.record.outputs.clone();
     if committed.contradicts.is_some() {
         let message = "not reproducible: an earlier execution with the same key gave other outputs";
@@ -224,6 +233,10 @@ fn run_stage(
     log: &Arc<Mutex<Vec<u8>>>,
 ) -> Result<BTreeMap<String, Artifact>, JobError> {
     let scratch = shared.store.scratch()?;
+    let mut limits = job.instance.limits;
+    limits.memory_bytes = limits
+        .memory_bytes
+        .map(|bytes| grown(bytes, job.instance, job.attempt));
     let parts = StageContextParts {
         inputs,
         sources: job.instance.sources.clone(),
@@ -242,7 +255,7 @@ fn run_stage(
             log: Arc::clone(log),
         }),
         cancel: job.cancel.clone(),
-        limits: job.instance.limits,
+        limits,
     };
     if job.instance.isolated {
         return Ok(isolated::run(job.instance, &parts)?);

@@ -4,15 +4,15 @@ use std::{fmt::Write as _, num::NonZeroUsize, sync::Arc};
 
 use clap::Args;
 use natron_runner::{
-    Invocation, LockDifference, LockMode, Outcome, RunOptions, SessionError, SessionSummary,
-    Watcher, explain, forget, history::StageRecord, run_file,
+    ExplainOptions, Invocation, LockDifference, LockMode, Outcome, RunOptions, SessionError,
+    SessionSummary, Watcher, explain, forget, history::StageRecord, run_file,
 };
 use serde_json::{Value, json};
 
 use crate::{
     arguments::Pipeline,
     check, diagnostic,
-    explain::forecast_text,
+    explain::overview,
     failure::Failure,
     program::{Program, shown},
     progress::{Display, Mode},
@@ -141,7 +141,11 @@ fn options(arguments: &Arguments) -> RunOptions {
 fn dry_run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     let pipeline = &arguments.pipeline;
     let loaded = program.load(pipeline.pipeline.as_deref(), &pipeline.overrides)?;
-    let explanation = explain(&loaded.graph, &loaded.workspace, &options(arguments))?;
+    let asked = ExplainOptions {
+        run: options(arguments),
+        ..ExplainOptions::default()
+    };
+    let explanation = explain(&loaded.graph, &loaded.workspace, &asked)?;
     if program.output.is_json() {
         program.output.json(json!({
             "pipeline": loaded.graph.name, "explanation": explanation,
@@ -150,7 +154,7 @@ fn dry_run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     } else {
         program
             .output
-            .data(&forecast_text(&explanation, program.output.data_style()));
+            .data(&overview(&explanation, program.output.data_style()));
         check::note_deferred(program, &loaded.graph);
     }
     Ok(())

@@ -281,6 +281,7 @@ pub(crate) fn run(family: &Family<'_>) {
     });
 }
 
+#[expect(clippy::too_many_lines, reason = "one story, told from top to bottom")]
 fn judge(root: &Path, protocol: &str, fault: Fault, at: usize) -> Checked<bool> {
     fs::create_dir_all(root).at("create")?;
     {

@@ -127,21 +127,19 @@ pub fn write(
         .unwrap_or_default();
     let rows: Vec<Value> = families
         .iter()
-        .map(|(name, tally)| match tally {
-            Some(tally) => {
+        .map(|(name, tally)| {
+            if let Some(tally) = tally {
                 let mut row = row(name, tally);
                 row["command"] = command.into();
                 row["commit"] = commit.into();
                 row["date"] = date.into();
                 row["seed"] = plan.seed.into();
                 row["fast"] = plan.fast.into();
-                row
+                return row;
             }
-            None => {
-                let there = earlier["families"].as_array().into_iter().flatten();
-                let mut same = there.filter(|row| row["family"] == *name && row["state"] == "run");
-                same.next().cloned().unwrap_or_else(|| not_run(name))
-            }
+            let there = earlier["families"].as_array().into_iter().flatten();
+            let mut same = there.filter(|row| row["family"] == *name && row["state"] == "run");
+            same.next().cloned().unwrap_or_else(|| not_run(name))
         })
         .collect();
     let skipped: u64 = rows.iter().filter_map(|row| row["skipped"].as_u64()).sum();

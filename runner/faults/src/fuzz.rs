@@ -168,7 +168,7 @@ fn mutated(pool: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
             .collect();
     }
     let mut bytes = dice.pick(pool).clone();
-    for _ in 0..1 + dice.below(6) {
+    for _ in 0..=dice.below(6) {
         let n = bytes.len();
         let at = dice.below(n + 1);
         match dice.below(12) {

@@ -383,10 +383,8 @@ fn with_mount(folder: &Path, place: &str, options: &str, templates: &Templates) 
     if !mount(&["-t", "tmpfs", "-o", options, "tmpfs", place]) {
         return Err("mount".into());
     }
-    let playground = match templates.copy(State::Empty, &folder.join("w")) {
-        Ok(playground) => playground,
-        // Not even the pipeline fits.
-        Err(_) => return Ok(()),
+    let Ok(playground) = templates.copy(State::Empty, &folder.join("w")) else {
+        return Ok(()); // Not even the pipeline fits.
     };
     let output = Command::new(&playground.program)
         .arg("natron")

@@ -151,17 +151,14 @@ fn caught_by(
                 format!("{}: {}", failed["id"], failed["why"]),
             )));
         }
-        match output.status.code() {
-            Some(0) => {}
-            _ => {
-                let text = String::from_utf8_lossy(&output.stderr).into_owned();
-                let last = text.lines().last().unwrap_or_default().to_owned();
-                // A suite that cannot even begin has noticed, too, unless it is the unbroken build's.
-                return Ok(Some((
-                    (*family).to_owned(),
-                    format!("{}: {last}", output.status),
-                )));
-            }
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            let last = text.lines().last().unwrap_or_default().to_owned();
+            // A suite that cannot even begin has noticed, too, unless it is the unbroken build's.
+            return Ok(Some((
+                (*family).to_owned(),
+                format!("{}: {last}", output.status),
+            )));
         }
     }
     Ok(None)

@@ -111,6 +111,7 @@ views.o = "out/second.txt"
     }
 
     /// The same recipe with other parameters: results that are there already when it runs.
+    #[must_use]
     pub fn with_salt(&self, salt: u64) -> Self {
         match self.name {
             "commands" => Self::commands(salt),

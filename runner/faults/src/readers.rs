@@ -168,9 +168,8 @@ impl Desk {
             ..LoadOptions::default()
         };
         let loaded = load_text("p.toml", &text, &options, &self.registry);
-        let mistakes = match loaded {
-            Ok(_) => return Ok(()),
-            Err(mistakes) => mistakes,
+        let Err(mistakes) = loaded else {
+            return Ok(());
         };
         let Some(first) = mistakes.first() else {
             return Err("WRONG: refused without a mistake".into());
@@ -286,11 +285,12 @@ pub fn seeds(folder: &Path, program: &Path) -> Checked<BTreeMap<Reader, Vec<Vec<
     add(Reader::Pipeline, Recipe::commands(1).pipeline.into_bytes());
     for (name, bytes) in files_below(&playground.folder).at("list")? {
         let text = name.to_string_lossy().into_owned();
-        if text.ends_with(".seg") {
+        let ending = name.extension().unwrap_or_default();
+        if ending == "seg" {
             add(Reader::Records, bytes);
         } else if text.ends_with("run.json") {
             add(Reader::RunRecord, bytes);
-        } else if text.ends_with(".lock") && text.starts_with("pipelines") {
+        } else if ending == "lock" && text.starts_with("pipelines") {
             add(Reader::LockFile, bytes);
         } else if text.ends_with("stat.bin") {
             add(Reader::StatCache, bytes);

@@ -124,7 +124,7 @@ fn interrupt(
 ) -> Checked<(u64, bool)> {
     let mut kills = 0;
     let mut continued = false;
-    for _ in 0..1 + dice.below(3) {
+    for _ in 0..=dice.below(3) {
         let mut child = Command::new(&playground.program)
             .arg("natron")
             .args(arguments)

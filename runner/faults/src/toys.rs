@@ -210,6 +210,7 @@ impl Stage for Read {
 /// Works in steps, and writes a numbered checkpoint after each.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "it is the parameter's name")]
 struct Steps {
     /// How many.
     steps: u64,

@@ -125,13 +125,13 @@ pub fn perturbations<'a>(
             "all" => found.extend(Perturbation::ALL),
             "none" => {}
             name => {
-                let mut known = Perturbation::ALL.into_iter();
-                let Some(perturbation) = known.find(|p| p.name() == name) else {
-                    let names = Perturbation::ALL.map(Perturbation::name);
-                    let names = names.into_iter().chain(["all", "none"]);
+                let known = Perturbation::ALL.into_iter();
+                if let Some(perturbation) = known.clone().find(|p| p.name() == name) {
+                    found.insert(perturbation);
+                } else {
+                    let names = known.map(Perturbation::name).chain(["all", "none"]);
                     return Err((name.to_owned(), did_you_mean(name, names)));
-                };
-                found.insert(perturbation);
+                }
             }
         }
     }

@@ -9,8 +9,9 @@ use std::{
 use natron_artifacts::{Artifact, Cancel};
 use natron_cache::{Durability, Store};
 use natron_runner::{
-    Cause, Event, Invocation, LoadOptions, LockMode, Outcome, Reason, RunOptions, SessionSummary,
-    Unwatched, Verdict, VerifyOptions, Watcher, Workspace, explain, load, run_file, verify,
+    Cause, Changed, Event, ExplainOptions, Invocation, LoadOptions, LockMode, Outcome, Reason,
+    RunOptions, SessionSummary, Unwatched, Verdict, VerifyOptions, Watcher, Workspace, explain,
+    load, run_file, verify,
 };
 
 use crate::executing_toys::{EXECUTED, registry};
@@ -255,7 +256,7 @@ fn a_gpu_that_nothing_uses_is_not_passed_over_in_silence() {
     let options = load_options(playground.folder.path());
     let graph = load(&playground.path("pipeline.toml"), &options, &registry()).unwrap();
 
-    let error = explain(&graph, &playground.workspace(), &RunOptions::default()).unwrap_err();
+    let error = explain(&graph, &playground.workspace(), &ExplainOptions::default()).unwrap_err();
     assert!(
         error
             .to_string()
@@ -459,17 +460,21 @@ fn explain_names_the_root_cause_once() {
 
     let options = load_options(playground.folder.path());
     let graph = load(&playground.path("pipeline.toml"), &options, &registry()).unwrap();
-    let why = explain(&graph, &playground.workspace(), &RunOptions::default()).unwrap();
+    let why = explain(&graph, &playground.workspace(), &ExplainOptions::default()).unwrap();
     let [cause] = &why.causes[..] else {
         panic!("{:?}", why.causes)
     };
-    assert_eq!((cause.stage.as_str(), cause.stages), ("rounded", 2));
-    let Cause::Changed { difference } = &cause.cause else {
+    assert_eq!(cause.stages, ["rounded"]);
+    assert_eq!((cause.run, cause.maybe), (1, 1));
+    let Cause::Changed { change } = &cause.cause else {
         panic!("{cause:?}")
     };
-    assert_eq!(difference.path, "parameters.factor");
-    assert_eq!(difference.before, Some(1.0.into()));
-    assert_eq!(difference.after, Some(3.0.into()));
+    assert_eq!(change.path, "parameters.factor");
+    let Changed::Value { before, after, .. } = &change.what else {
+        panic!("{change:?}")
+    };
+    assert_eq!(*before, Some(1.0.into()));
+    assert_eq!(*after, Some(3.0.into()));
     let sum = why.stages.iter().find(|s| s.name == "sum").unwrap();
     assert_eq!(
         sum.reason,

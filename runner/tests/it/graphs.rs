@@ -72,7 +72,7 @@ fn limits_ask_for_a_process_and_are_checked() {
         ("limits.memory = 0", "nothing runs without memory"),
         ("limits.memory = \"2 GB\"", "expected bytes, as `4 GiB`"),
         ("limits.processes = 0", "`processes` is 0, expected 1 to"),
-        ("limits.proceses = 1", "unknown key `proceses`"),
+        ("limits.proceses = 1", "`limits` has no key `proceses`"),
         ("isolation = \"proces\"", "`isolation` cannot be `proces`"),
     ] {
         let text = after_start(&format!("{TRAIN}{text}\n"));

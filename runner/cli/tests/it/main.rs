@@ -7,6 +7,7 @@
 
 mod cache;
 mod corpus;
+mod explaining;
 mod help;
 mod natron;
 mod output;

@@ -82,8 +82,7 @@ fn a_second_run_has_nothing_to_do_and_a_change_runs_what_it_must() {
         .natron(&["run", "--dry-run", "--set", "params.rows=1300"])
         .expect(0);
     assert!(
-        plan.stdout
-            .contains("candles: parameters.rows: 1200 -> 1300 (2 stages)"),
+        plan.stdout.contains("candles: rows 1200 -> 1300"),
         "{}",
         plan.stdout
     );
@@ -92,9 +91,7 @@ fn a_second_run_has_nothing_to_do_and_a_change_runs_what_it_must() {
         .natron(&["explain", "features", "--set", "params.rows=1300"])
         .expect(0);
     assert!(
-        explained
-            .stdout
-            .contains("candles: parameters.rows: 1200 -> 1300"),
+        explained.stdout.contains("candles: rows 1200 -> 1300"),
         "{}",
         explained.stdout
     );
@@ -115,7 +112,7 @@ fn a_second_run_has_nothing_to_do_and_a_change_runs_what_it_must() {
     assert_eq!(runs["runs"].as_array().unwrap().len(), 4);
     let difference = workspace.natron(&["diff", "latest~1", "latest"]).expect(0);
     assert!(
-        difference.stdout.contains("parameters.rows: 1300 -> 1200"),
+        difference.stdout.contains("rows 1300 -> 1200"),
         "{}",
         difference.stdout
     );

@@ -511,6 +511,26 @@ fn a_failed_stage_is_tried_again_after_a_while() {
 }
 
 #[test]
+fn memory_grows_with_each_attempt() {
+    let workspace = Workspace::with(
+        "[stages.hungry]\nuses = \"command\"\nretries = { times = 1, memory_growth = 8.0 }\nlimits.memory = \"40 MiB\"\n\
+         with.run = [\"sh\", \"-c\", \"head -c 80000000 /dev/zero | tail -c 60000000 > big && wc -c < big > $0\", \"${outputs.out}\"]\n\
+         with.outputs.out = \"file\"\nviews.out = \"size\"\n",
+    );
+
+    let answer = workspace.natron(&["run"]).expect(0);
+
+    assert!(
+        answer.stderr.contains("attempt 1 failed"),
+        "{}",
+        answer.stderr
+    );
+    assert_eq!(workspace.read("size").trim(), "60000000");
+    workspace.edit("8.0", "1.0");
+    workspace.natron(&["run", "--force", "hungry"]).expect(1);
+}
+
+#[test]
 fn a_stage_that_takes_too_long_is_stopped() {
     let workspace = Workspace::with(
         "[stages.slow]\nuses = \"command\"\ntimeout = \"300ms\"\n\

@@ -249,17 +249,19 @@ impl Differences<'_> {
         }
     }
 
-    #[expect(
-        clippy::many_single_char_names,
-        reason = "two tables and two values are compared all along"
-    )]
-    fn column(&mut self, a: &Table, b: &Table, i: usize, column: &natron_artifacts::Column) {
+    fn column(
+        &mut self,
+        expected: &Table,
+        found: &Table,
+        position: usize,
+        column: &natron_artifacts::Column,
+    ) {
         let name = &column.name;
         let place = |row: usize| format!("column {name}, row {row}");
         let of_floats = self.of_column(name);
         match column.column_type {
             ColumnType::F32 => {
-                let (Ok(x), Ok(y)) = (a.f32(name), b.f32(name)) else {
+                let (Ok(x), Ok(y)) = (expected.f32(name), found.f32(name)) else {
                     return;
                 };
                 for (row, (&x, &y)) in x.iter().zip(y.iter()).enumerate() {
@@ -267,7 +269,7 @@ impl Differences<'_> {
                 }
             }
             ColumnType::F64 => {
-                let (Ok(x), Ok(y)) = (a.f64(name), b.f64(name)) else {
+                let (Ok(x), Ok(y)) = (expected.f64(name), found.f64(name)) else {
                     return;
                 };
                 for (row, (&x, &y)) in x.iter().zip(y.iter()).enumerate() {
@@ -276,7 +278,7 @@ impl Differences<'_> {
             }
             ColumnType::I64 => {
                 let own = self.tolerances.and_then(|t| t.columns.get(name)).copied();
-                let (Ok(x), Ok(y)) = (a.i64_or_null(name), b.i64_or_null(name)) else {
+                let (Ok(x), Ok(y)) = (expected.i64_or_null(name), found.i64_or_null(name)) else {
                     return;
                 };
                 for (row, (x, y)) in x.into_iter().zip(y).enumerate() {
@@ -301,10 +303,13 @@ impl Differences<'_> {
             }
             // What is missing is as good as a value of its own.
             ColumnType::Utf8 => {
-                let (Ok(x), Ok(y)) = (a.utf8(name), b.utf8(name)) else {
+                let (Ok(x), Ok(y)) = (expected.utf8(name), found.utf8(name)) else {
                     return;
                 };
-                let (nulls_a, nulls_b) = (a.arrow().column(i), b.arrow().column(i));
+                let (nulls_a, nulls_b) = (
+                    expected.arrow().column(position),
+                    found.arrow().column(position),
+                );
                 for (row, (x, y)) in x.iter().zip(&y).enumerate() {
                     let text = |is_null: bool, text: &str| {
                         if is_null {
@@ -320,10 +325,13 @@ impl Differences<'_> {
                 }
             }
             ColumnType::TimestampNs => {
-                let (Ok(x), Ok(y)) = (a.times(name), b.times(name)) else {
+                let (Ok(x), Ok(y)) = (expected.times(name), found.times(name)) else {
                     return;
                 };
-                let (nulls_a, nulls_b) = (a.arrow().column(i), b.arrow().column(i));
+                let (nulls_a, nulls_b) = (
+                    expected.arrow().column(position),
+                    found.arrow().column(position),
+                );
                 for (row, (x, y)) in x.iter().zip(y).enumerate() {
                     let text = |is_null: bool, time: &i64| {
                         if is_null {
@@ -340,7 +348,7 @@ impl Differences<'_> {
             }
             ColumnType::Bool => {
                 let own = self.tolerances.and_then(|t| t.columns.get(name)).copied();
-                let (Ok(x), Ok(y)) = (a.numbers(name), b.numbers(name)) else {
+                let (Ok(x), Ok(y)) = (expected.numbers(name), found.numbers(name)) else {
                     return;
                 };
                 for (row, (&x, &y)) in x.iter().zip(&y).enumerate() {
@@ -463,7 +471,7 @@ fn files(a: &Artifact, b: &Artifact) -> Option<Divergence> {
                     bytes => format!("{:?}", String::from_utf8_lossy(bytes)),
                 }
             };
-            let line = x[..i.min(x.len())].split(|&b| b == b'\n').count();
+            let line = x[..i.min(x.len())].split(|&byte| byte == b'\n').count();
             return Some(Divergence::at(
                 format!("byte {i} (line {line}) of {}", file.name),
                 around(x),

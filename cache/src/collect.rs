@@ -256,7 +256,7 @@ fn candidates(store: &Store, roots: &Roots) -> Result<Vec<Candidate>, StoreError
             .partition(|digest| carried.contains(&frame::prefix(digest)));
         candidates.push(Candidate {
             committed_ms: listed.committed_ms,
-            is_rooted: roots.keys.contains(&key) && !mutants::is("collect_what_has_a_root")
+            is_rooted: (roots.keys.contains(&key) && !mutants::is("collect_what_has_a_root"))
                 || pinned.contains(&key)
                 || listed.committed_ms <= roots.until_ms
                 || store.is_leased(&key)

@@ -72,8 +72,10 @@ struct Queue {
     /// Of everything that is on its way, also of what is being flushed.
     bytes: u64,
     next_ticket: u64,
-    /// By ticket. Those of [`Commits::commit`] are taken out by whoever waits for them.
+    /// Failures by ticket, to be told by [`Commits::flush`].
     failed: BTreeMap<u64, (Option<StageKey>, StoreError)>,
+    /// Tickets that somebody waits for in [`Commits::commit`], and their failures: nobody else is told these.
+    awaited: BTreeMap<u64, Option<StoreError>>,
     /// Contents on their way, and how many results name them.
     contents: BTreeMap<Digest, (Bytes, usize)>,
     is_closing: bool,
@@ -158,10 +160,15 @@ impl Commits {
                 return Err(error);
             }
         }
-        let ticket = self.queue().enqueue(waiting);
+        let ticket = {
+            let mut queue = self.queue();
+            let ticket = queue.enqueue(waiting);
+            queue.awaited.insert(ticket, None);
+            ticket
+        };
         self.flush_group();
-        let failed = self.queue().failed.remove(&ticket);
-        failed.map_or(Ok(()), |(_, error)| Err(error))
+        let failed = self.queue().awaited.remove(&ticket).flatten();
+        failed.map_or(Ok(()), Err)
     }
 
     /// Returns when `waiting` is handed over. Its failure is told by [`Self::flush`].
@@ -398,7 +405,11 @@ impl Commits {
             leases.push(waiting.lease);
         }
         for (ticket, error) in failed {
-            queue.failed.insert(ticket, (keys[&ticket], error));
+            if let Some(awaited) = queue.awaited.get_mut(&ticket) {
+                *awaited = Some(error);
+            } else {
+                queue.failed.insert(ticket, (keys[&ticket], error));
+            }
         }
         drop(queue);
         self.room.notify_all();

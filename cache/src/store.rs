@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions, TryLockError},
     io,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -24,7 +25,7 @@ use crate::{
     lease::Leases,
     mutants,
     objects::Objects,
-    storage::read_regular,
+    storage::{open_regular, read_regular},
     writer::{self, Writer},
 };
 
@@ -935,9 +936,11 @@ fn open_generation(root: &Path, is_read_only: bool) -> Result<Option<File>, Stor
         _ => {}
     }
     let opened = if is_read_only {
-        File::open(&path)
+        open_regular(&path)
     } else {
         let mut options = OpenOptions::new();
+        // What becomes a pipe meanwhile is not waited for.
+        options.custom_flags(nix::libc::O_NONBLOCK);
         options.create(true).truncate(false).write(true);
         options.open(&path)
     };
@@ -1310,6 +1313,32 @@ mod tests {
         assert!(store.lookup(&ingredients(3).key()).unwrap().is_some());
         let writer = &store.writer().unwrap().directory;
         assert_eq!(fs::read_dir(writer).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_failure_is_told_to_whoever_waits_for_it() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let content = large("y");
+        let shard = Digest::of(content.as_bytes()).to_hex()[..2].to_owned();
+        fs::write(store.root().join("cas").join(shard), "").unwrap();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+
+        std::thread::scope(|scope| {
+            // Somebody who flushes all the time, but whose results are fine.
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    store.flush().unwrap();
+                }
+            });
+            let outputs = outputs(&content);
+            let n_failed = (0..200)
+                .map(|seed| store.commit(ingredients(seed), &outputs, Execution::default(), b""))
+                .filter(Result::is_err)
+                .count();
+            is_over.store(true, Ordering::SeqCst);
+            assert_eq!(n_failed, 200);
+        });
     }
 
     #[test]

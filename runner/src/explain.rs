@@ -12,10 +12,7 @@ mod past;
 mod run_diff;
 mod stage;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use natron_cache::{Ingredients, Record, StageKey, StatCache, Store};
 use serde::Serialize;
@@ -238,9 +235,8 @@ impl<'a> Engine<'a> {
         stages: Vec<Explained>,
         past: Past,
         options: &ExplainOptions,
-    ) -> Result<Self, io::Error> {
-        let store = Store::open_to_read(workspace.cache());
-        let store = store.map_err(io::Error::other)?;
+    ) -> Result<Self, RunError> {
+        let store = Store::open_to_read(workspace.cache())?;
         let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), options.run.paranoid);
         let positions = stages.iter().enumerate();
         Ok(Self {

@@ -115,11 +115,8 @@ impl RunRecord {
     /// The same without the stages of the run that it says is the same.
     fn read_own(workspace: &Workspace, id: &str) -> io::Result<Self> {
         let folder = runs(workspace).join(id);
-        match read_regular(&folder.join("run.json")) {
-            Ok(text) => {
-                check_seal(&text)?;
-                serde_json::from_slice(&text).map_err(io::Error::other)
-            }
+        match read_record(&folder.join("run.json")) {
+            Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::read_start(&folder),
             Err(error) => Err(error),
         }
@@ -433,6 +430,13 @@ fn sealed(text: &[u8]) -> Vec<u8> {
     };
     let digest = Digest::of(rest).to_hex();
     [SEAL.0, digest.as_bytes(), SEAL.1, rest].concat()
+}
+
+/// The text of the record at `path`, its seal checked.
+pub(crate) fn read_record(path: &Path) -> io::Result<Vec<u8>> {
+    let text = read_regular(path)?;
+    check_seal(&text)?;
+    Ok(text)
 }
 
 /// An error for a text that is not as it was [`sealed`]. Texts without a seal are older than it.

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Mutex, PoisonError},
 };
 
@@ -21,7 +21,7 @@ use thiserror::Error;
 
 use crate::{
     Outcome, Workspace,
-    history::{RunRecord, RunState, run_ids, write_atomically},
+    history::{RunRecord, RunState, read_record, run_ids, write_atomically},
 };
 
 /// Version of the index. Another one is not read.
@@ -213,8 +213,9 @@ impl Stamp {
         let stat = fs::metadata(path)?;
         Ok(Self(
             stat.len(),
-            stat.mtime(),
-            stat.mtime_nsec(),
+            // No program can set this time.
+            stat.ctime(),
+            stat.ctime_nsec(),
             stat.ino(),
         ))
     }
@@ -458,8 +459,8 @@ enum Found {
     Nothing,
 }
 
-fn read_light(path: &PathBuf) -> io::Result<RunEntry> {
-    let text = fs::read(path)?;
+fn read_light(path: &Path) -> io::Result<RunEntry> {
+    let text = read_record(path)?;
     let light: Light = serde_json::from_slice(&text).map_err(io::Error::other)?;
     Ok(light.into())
 }
@@ -662,6 +663,22 @@ mod tests {
         assert_eq!(list.runs.len(), 1);
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
         assert!(RunList::read(&workspace).unwrap().runs.is_empty());
+    }
+
+    #[test]
+    fn a_damaged_record_is_said_and_not_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::new(folder.path(), None);
+        let id = finished(&workspace, |record| {
+            record.stages = vec![stage("a", Outcome::Ran)];
+        });
+        let path = workspace.state().join("runs").join(&id).join("run.json");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("\"ran\"", "\"hit\"")).unwrap();
+
+        let list = RunList::read(&workspace).unwrap();
+        assert!(list.runs.is_empty());
+        assert_eq!(list.unreadable, [id]);
     }
 
     #[test]

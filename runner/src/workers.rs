@@ -97,7 +97,11 @@ impl<'h, 'a> Hall<'h, 'a> {
                     floor.is_over = true;
                     self.work.notify_all();
                 } else if !is_stopping && floor.run.wake(Instant::now()) {
-                    self.work.notify_all();
+                    if floor.idle > 0 {
+                        self.work.notify_all();
+                    } else if floor.workers < self.most_workers {
+                        self.hire(&mut floor, scope);
+                    }
                 }
                 for (flag, deadline) in floor.running.values() {
                     if self.cancel.is_set() || deadline.is_some_and(|at| Instant::now() >= at) {

@@ -229,6 +229,24 @@ fn then_is_noticed_or_harmless(
         Ok(()) if has_noticed => Ok("noticed and mended"),
         Ok(()) => Ok("harmless or mended in silence"),
         Err(error) => {
+            // What is not ours is not removed: a message names it, and whoever put it there moves it away.
+            let again = playground.natron(&["run", "--paranoid"])?;
+            let named = again
+                .stderr
+                .split('`')
+                .skip(1)
+                .step_by(2)
+                .map(PathBuf::from)
+                .find(|path| path.starts_with(&playground.folder) && path.is_dir());
+            if let (Some(5), Some(named)) = (again.code, named)
+                && again.stderr.contains("Is a directory")
+            {
+                fs::rename(&named, playground.path("moved-away")).at("move it away")?;
+                playground
+                    .settles(reference)
+                    .at(format!("with {} moved away", named.display()))?;
+                return Ok("mended as the message says");
+            }
             // What is not ours in place of a view is not removed.
             let views = playground.path("out");
             let again = playground.natron(&["run"])?;

@@ -249,6 +249,10 @@ impl Differences<'_> {
         }
     }
 
+    #[expect(
+        clippy::many_single_char_names,
+        reason = "two tables and two values are compared all along"
+    )]
     fn column(&mut self, a: &Table, b: &Table, i: usize, column: &natron_artifacts::Column) {
         let name = &column.name;
         let place = |row: usize| format!("column {name}, row {row}");
@@ -279,7 +283,7 @@ impl Differences<'_> {
                     match (x, y) {
                         (x, y) if x == y => {}
                         // Beyond 2^53 two whole numbers may be one as floating-point numbers.
-                        (Some(x), Some(y)) if x as f64 != y as f64 => {
+                        (Some(x), Some(y)) if (x as f64).to_bits() != (y as f64).to_bits() => {
                             let pair = Pair {
                                 ulps: Some(x.abs_diff(y)),
                                 ..Pair::doubles(x as f64, y as f64)
@@ -459,7 +463,7 @@ fn files(a: &Artifact, b: &Artifact) -> Option<Divergence> {
                     bytes => format!("{:?}", String::from_utf8_lossy(bytes)),
                 }
             };
-            let line = x[..i.min(x.len())].iter().filter(|&&b| b == b'\n').count() + 1;
+            let line = x[..i.min(x.len())].split(|&b| b == b'\n').count();
             return Some(Divergence::at(
                 format!("byte {i} (line {line}) of {}", file.name),
                 around(x),

@@ -541,11 +541,10 @@ impl Judge<'_> {
                 beyond: Some(divergence),
                 ..
             }) => format!("; {divergence}"),
-            Some(_) => String::new(),
             None if class == Class::Numeric => {
                 "; whether it is within the tolerance cannot be told: the locked result is not in this cache".to_owned()
             }
-            None => String::new(),
+            _ => String::new(),
         };
         let (here, there) = (output.bytes.short(), locked.bytes.short());
         Ok(Some(if same_key {

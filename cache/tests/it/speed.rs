@@ -52,7 +52,7 @@ fn fill(store: &Store, from: u64, to: u64) -> (Duration, Duration) {
             .unwrap();
     }
     store.flush().unwrap();
-    (since.0.elapsed(), processor() - since.1)
+    (since.0.elapsed(), processor().checked_sub(since.1).unwrap())
 }
 
 /// Processor time of this process until now.

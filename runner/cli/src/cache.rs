@@ -257,12 +257,11 @@ fn stage_keys(program: &Program, arguments: &PinArguments) -> Result<Vec<StageKe
         if !is_selected {
             continue;
         }
-        match (standing.forecast, standing.key) {
-            (Forecast::Hit, Some(key)) => keys.push(key),
-            _ => {
-                let text = format!("`{}` has no current result", standing.name);
-                return Err(Failure::usage(text).help("`natron run` makes it"));
-            }
+        if let (Forecast::Hit, Some(key)) = (standing.forecast, standing.key) {
+            keys.push(key);
+        } else {
+            let text = format!("`{}` has no current result", standing.name);
+            return Err(Failure::usage(text).help("`natron run` makes it"));
         }
     }
     Ok(keys)

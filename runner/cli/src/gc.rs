@@ -58,7 +58,8 @@ const MOST_LISTED: usize = 20;
 pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
     let workspace = program.workspace()?;
     if !layout_root(workspace.cache()).is_dir() {
-        return nothing(program, workspace.cache());
+        nothing(program, workspace.cache());
+        return Ok(());
     }
     let store = if arguments.yes {
         Store::open(workspace.cache(), Durability::default())?
@@ -152,7 +153,7 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
 }
 
 /// Says that there is no cache; it is not made for that.
-fn nothing(program: &Program, cache: &Path) -> Result<(), Failure> {
+fn nothing(program: &Program, cache: &Path) {
     let output = &program.output;
     if output.is_json() {
         output.json(to_json(&Plan::default(), false));
@@ -162,7 +163,6 @@ fn nothing(program: &Program, cache: &Path) -> Result<(), Failure> {
             cache.display()
         ));
     }
-    Ok(())
 }
 
 fn doubt_text(doubt: &Doubt) -> String {

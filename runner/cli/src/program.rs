@@ -41,12 +41,13 @@ pub(crate) struct Program {
 
 /// Runs the program with the stages of `registry` and the arguments of this process.
 pub fn main_with(registry: Registry) -> ExitCode {
-    main_with_arguments(registry, env::args_os().collect())
+    let arguments: Vec<OsString> = env::args_os().collect();
+    main_with_arguments(registry, &arguments)
 }
 
 /// The same with other arguments; the first is the program's name.
-pub fn main_with_arguments(registry: Registry, arguments: Vec<OsString>) -> ExitCode {
-    ExitCode::from(execute(registry, &arguments))
+pub fn main_with_arguments(registry: Registry, arguments: &[OsString]) -> ExitCode {
+    ExitCode::from(execute(registry, arguments))
 }
 
 fn execute(registry: Registry, arguments: &[OsString]) -> u8 {

@@ -193,12 +193,11 @@ fn perturb(names: &[String]) -> Result<BTreeSet<Perturbation>, Failure> {
     let names = names.iter().map(|name| name.trim());
     perturbations(names).map_err(|(name, near)| {
         let failure = Failure::usage(format!("`--perturb`: nothing is called `{name}`"));
-        match near {
-            Some(near) => failure.help(format!("did you mean `{near}`?")),
-            None => {
-                let known = Perturbation::ALL.map(Perturbation::name).join(", ");
-                failure.help(format!("there are all, none, {known}"))
-            }
+        if let Some(near) = near {
+            failure.help(format!("did you mean `{near}`?"))
+        } else {
+            let known = Perturbation::ALL.map(Perturbation::name).join(", ");
+            failure.help(format!("there are all, none, {known}"))
         }
     })
 }

@@ -126,11 +126,11 @@ fn main() -> ExitCode {
         if env::var_os(concurrency::BARRIER).is_some() {
             let _ = io::stdin().read_to_end(&mut Vec::new());
         }
-        return natron_cli::main_with_arguments(toys::registry(), words);
+        return natron_cli::main_with_arguments(toys::registry(), &words);
     }
     if words.get(1).is_some_and(|word| word == "stage") {
         // A stage in a process of its own: the program starts itself.
-        return natron_cli::main_with_arguments(toys::registry(), words);
+        return natron_cli::main_with_arguments(toys::registry(), &words);
     }
     let result = match Arguments::parse().action {
         Action::Run(arguments) => run(&arguments),

@@ -30,7 +30,7 @@ const MOST_KILLS: u64 = 3;
 
 /// A child that takes longer than so many times what was expected, and this, hangs.
 const PATIENCE_FACTOR: f64 = 20.0;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What to interrupt.
 #[derive(Debug, Clone)]

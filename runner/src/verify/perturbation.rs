@@ -126,14 +126,11 @@ pub fn perturbations<'a>(
             "none" => {}
             name => {
                 let known = Perturbation::ALL.into_iter();
-                match known.clone().find(|p| p.name() == name) {
-                    Some(perturbation) => {
-                        found.insert(perturbation);
-                    }
-                    None => {
-                        let names = known.map(Perturbation::name).chain(["all", "none"]);
-                        return Err((name.to_owned(), did_you_mean(name, names)));
-                    }
+                if let Some(perturbation) = known.clone().find(|p| p.name() == name) {
+                    found.insert(perturbation);
+                } else {
+                    let names = known.map(Perturbation::name).chain(["all", "none"]);
+                    return Err((name.to_owned(), did_you_mean(name, names)));
                 }
             }
         }

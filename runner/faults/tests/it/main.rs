@@ -1,7 +1,5 @@
 //! The harness itself: it is quiet about the program as it is, and notices what is wrong.
 
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
-
 use std::{fs, path::Path, process::Command};
 
 use natron_faults::playground::{Playground, Recipe};

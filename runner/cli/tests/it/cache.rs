@@ -14,7 +14,9 @@ use crate::natron::{Workspace, natron};
 const CHAIN: &str = r#"
 [pipeline]
 name = "chain"
-params.text = "one"
+
+[params]
+text = "one"
 
 [stages.first]
 uses = "command"

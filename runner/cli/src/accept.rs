@@ -5,7 +5,12 @@ use natron_cache::Difference;
 use natron_runner::{Acceptance, AcceptanceVerdict, accept, forget};
 use serde_json::{Value, json};
 
-use crate::{arguments::PipelineOption, failure::Failure, program::Program, units};
+use crate::{
+    arguments::PipelineOption,
+    failure::{Failure, Message},
+    program::Program,
+    units,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -79,8 +84,12 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
     if n_refused == 0 || (arguments.dry_run && is_only_unknown) {
         return Ok(());
     }
+    if output.is_json() {
+        return Err(Failure::Differs(None));
+    }
     let refused = format!("{} not accepted", units::plural(n_refused, "stage"));
-    Err(Failure::usage(refused).help("`natron run` makes their results anew"))
+    let message = Message::new(refused);
+    Err(Failure::Differs(Some(message)).help("`natron run` makes their results anew"))
 }
 
 fn describe(verdict: &AcceptanceVerdict, is_dry: bool) -> (String, &[Difference]) {

@@ -190,9 +190,17 @@ pub(crate) fn remember(
 
 /// Forgets all that was remembered: the next run looks at everything again.
 pub fn forget(workspace: &Workspace) -> std::io::Result<()> {
-    match fs::remove_dir_all(workspace.state().join("noop")) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    let folder = workspace.state().join("noop");
+    // Another run may be writing into it: under another name nobody does.
+    let aside = folder.with_extension(format!("{}.gone", std::process::id()));
+    match fs::rename(&folder, &aside) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => {
+            // What a last writer leaves there is of no use to anybody.
+            let _ = fs::remove_dir_all(&aside);
+            Ok(())
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use natron_artifacts::{Digest, Hasher};
@@ -25,6 +26,8 @@ const LOCAL_GRANULARITY_NS: i64 = 10_000_000;
 const COARSE_GRANULARITY_NS: i64 = 2_000_000_000;
 /// Allowance for the clock of a file system that we cannot touch: its server's may differ from ours.
 const FOREIGN_CLOCK_NS: i64 = 600_000_000_000;
+/// The file system's clock is not asked more often than this: to ask it costs a file.
+const TOUCH_EVERY: Duration = Duration::from_millis(5);
 /// What programs leave in folders as they run; no digest of a folder holds them.
 const IGNORED: [&str; 3] = [".git", ".natron", "__pycache__"];
 
@@ -134,6 +137,8 @@ struct State {
     granularity: BTreeMap<u64, Granularity>,
     /// The latest time that the probe was given, and its device.
     clock: Option<(u64, i64)>,
+    /// When that was.
+    touched: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -301,7 +306,12 @@ impl StatCache {
         if is_older(state.clock) {
             return true;
         }
+        // What was written just now will not have settled a moment later either.
+        if state.touched.is_some_and(|at| at.elapsed() < TOUCH_EVERY) {
+            return false;
+        }
         state.clock = self.touch().ok();
+        state.touched = Some(Instant::now());
         is_older(state.clock)
     }
 

@@ -210,7 +210,7 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     ))
 }
 
-/// All bytes of a regular file, as [`open_regular`] opens it.
+/// All bytes of a regular file, opened so that nothing is waited for.
 ///
 /// # Errors
 ///

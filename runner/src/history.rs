@@ -331,12 +331,17 @@ impl RunFolder {
         };
         let text = sealed(&serde_json::to_vec(record).map_err(io::Error::other)?);
         let path = files.path.join("run.json");
-        if record.same_as.is_some() {
-            // It says nothing that the other run does not; a power cut may have it.
-            write_whole(&path, &text, Flush::Never)?;
+        let is_all_known = record
+            .stages
+            .iter()
+            .all(|stage| stage.outcome == Outcome::Hit);
+        // What says nothing that other runs do not, a power cut may have.
+        let flush = if is_all_known {
+            Flush::Never
         } else {
-            write_whole(&path, &text, Flush::Data)?;
-        }
+            Flush::Data
+        };
+        write_whole(&path, &text, flush)?;
         let _ = fs::remove_file(files.path.join("start.json"));
         Ok(())
     }

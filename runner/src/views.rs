@@ -10,7 +10,11 @@ use std::{
 use natron_artifacts::{Artifact, Digest, Kind, Manifest};
 use natron_cache::read_regular;
 
-use crate::{Graph, InputEdge, SessionError, Workspace, history::write_atomically, lock_path};
+use crate::{
+    Graph, InputEdge, SessionError, Workspace,
+    history::{Flush, write_whole},
+    lock_path,
+};
 
 /// What the runs of a workspace have written for views: path and content. Only that may be replaced.
 #[derive(Debug, Default)]
@@ -41,7 +45,8 @@ impl Written {
 
     pub(crate) fn save(&self, workspace: &Workspace) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(&self.contents).map_err(io::Error::other)?;
-        write_atomically(&Self::path(workspace), &text)
+        // After a power cut, views whose writing it does not tell of are left alone, with an error that says so.
+        write_whole(&Self::path(workspace), &text, Flush::Never)
     }
 
     /// Whether a run has written to `path`, or was about to.

@@ -284,6 +284,12 @@ impl Again<'_> {
             cancel: cancel.clone(),
             limits: instance.limits,
         };
+        let made_by =
+            |(port, artifact): (String, Artifact)| (port, artifact.made_by(&instance.kind));
+        if instance.isolated {
+            let outputs = crate::isolated::run(instance, &parts)?;
+            return Ok(outputs.into_iter().map(made_by).collect());
+        }
         let mut context = StageContext::new(parts, instance.signature.clone());
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|e| StageError::resource(format!("cannot start threads: {e}")))?;
@@ -300,11 +306,7 @@ impl Again<'_> {
                 });
             }
         }
-        let outputs = context.finish()?;
-        Ok(outputs
-            .into_iter()
-            .map(|(port, a)| (port, a.made_by(&instance.kind)))
-            .collect())
+        Ok(context.finish()?.into_iter().map(made_by).collect())
     }
 
     fn inputs(&self, index: usize) -> Result<BTreeMap<String, Vec<Input>>, StageError> {

@@ -49,6 +49,8 @@ pub trait Observer: Send + Sync {
     fn metric(&self, name: &str, step: u64, value: f64);
     /// The stage has something to say.
     fn log(&self, level: Level, message: &str);
+    /// The stage's work was done by a process of its own, which had at most so many bytes of memory.
+    fn peak_memory(&self, _bytes: u64) {}
 }
 
 /// Nobody watches.

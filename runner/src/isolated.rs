@@ -185,6 +185,7 @@ pub(crate) fn run(
         }
         other => StageError::resource(format!("the stage's process: {other}")),
     })?;
+    parts.observer.peak_memory(ended.peak_bytes);
     if matches!(ended.end, End::Stopped) {
         return Err(StageError::Interrupted);
     }

@@ -147,8 +147,8 @@ pub(crate) fn execute(
     });
     let inputs = inputs(shared, &job)?;
     let (started, started_unix_ms) = (Instant::now(), clock::unix_ms());
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let artifacts = run_stage(shared, pools, &job, inputs, &log)?;
+    let heard = Arc::new(Mutex::new(Heard::default()));
+    let artifacts = run_stage(shared, pools, &job, inputs, &heard)?;
     let seconds = started.elapsed().as_secs_f64();
     let mut opened = BTreeMap::new();
     let mut sealed = BTreeMap::new();
@@ -166,8 +166,11 @@ pub(crate) fn execute(
         sealed.insert(port, parts);
     }
     check_sources(shared, &job)?;
+    let heard = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));
+    let log = heard.log;
     let execution = Execution {
         seconds,
+        peak_memory_bytes: heard.peak_memory_bytes,
         host: shared.host.clone(),
         threads: job.threads as u32,
         runner_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -175,7 +178,6 @@ pub(crate) fn execute(
         metrics,
         ..Execution::default()
     };
-    let log = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
     let texts = shared
         .source_texts
         .of(job.instance, &job.ingredients, &shared.stat_cache);
@@ -230,7 +232,7 @@ fn run_stage(
     pools: &mut ThreadPools,
     job: &Job<'_>,
     inputs: BTreeMap<String, Vec<Input>>,
-    log: &Arc<Mutex<Vec<u8>>>,
+    heard: &Arc<Mutex<Heard>>,
 ) -> Result<BTreeMap<String, Artifact>, JobError> {
     let scratch = shared.store.scratch()?;
     let mut limits = job.instance.limits;
@@ -252,7 +254,7 @@ fn run_stage(
             stage: job.instance.name.clone(),
             watcher: Arc::clone(&shared.watcher),
             folder: Arc::clone(&shared.folder),
-            log: Arc::clone(log),
+            heard: Arc::clone(heard),
         }),
         cancel: job.cancel.clone(),
         limits,
@@ -420,8 +422,14 @@ struct StageObserver {
     stage: String,
     watcher: Arc<dyn Watcher>,
     folder: Arc<RunFolder>,
-    /// What becomes the log of the record.
-    log: Arc<Mutex<Vec<u8>>>,
+    heard: Arc<Mutex<Heard>>,
+}
+
+/// What a stage said that becomes part of its record.
+#[derive(Default)]
+struct Heard {
+    log: Vec<u8>,
+    peak_memory_bytes: Option<u64>,
 }
 
 impl Observer for StageObserver {
@@ -444,16 +452,21 @@ impl Observer for StageObserver {
 
     fn log(&self, level: Level, message: &str) {
         self.folder.log(&self.stage, message);
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        if log.len() < LONGEST_LOG {
-            log.extend(message.as_bytes());
-            log.push(b'\n');
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.log.len() < LONGEST_LOG {
+            heard.log.extend(message.as_bytes());
+            heard.log.push(b'\n');
         }
-        drop(log);
+        drop(heard);
         self.watcher.event(&Event::Log {
             stage: &self.stage,
             level,
             message,
         });
+    }
+
+    fn peak_memory(&self, bytes: u64) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.peak_memory_bytes = Some(bytes);
     }
 }

@@ -120,7 +120,8 @@ pub(crate) struct DeclaredColumn {
 ///
 /// **End.** Exit status 0, every declared output is there and is what it says, and the inputs are as they were: success.
 /// Anything else: the stage fails and nothing is kept. To stop it early it gets SIGTERM and 5 seconds later SIGKILL, with all processes that it
-/// started. Processes that outlive it are killed.
+/// started. Processes that outlive it are killed. The stage's `limits` (`memory`, `processes`, `cpu_seconds`) hold for it
+/// with all that it starts; what reaches one is killed.
 ///
 /// **Environment.** Of the caller's only `PATH`, `HOME` and what `pass_environment` names; besides, `TMPDIR` is the folder
 /// it runs in, `LANG=C.UTF-8`, `TZ=UTC`, `PYTHONHASHSEED=0`, `CUDA_VISIBLE_DEVICES` lists the granted GPUs or is empty, and
@@ -603,6 +604,7 @@ impl Command {
             ProcessError::Program(error) => spawn_error(name, &program.path, &error),
             other => StageError::resource(format!("`{name}`: {other}")),
         })?;
+        observer.peak_memory(ended.peak_bytes);
         if ended.left_behind > 0 {
             let n = ended.left_behind;
             let noun = if n == 1 { "process" } else { "processes" };
@@ -730,7 +732,10 @@ fn interpreter(program: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    };
 
     use natron_artifacts::{
         Artifact, Bytes, FileContent, Files, Observer, Progress, Stage, StageContextParts, Table,
@@ -740,13 +745,16 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Log(Mutex<Vec<String>>);
+    struct Log(Mutex<Vec<String>>, AtomicU64);
 
     impl Observer for Log {
         fn progress(&self, _: &Progress) {}
         fn metric(&self, _: &str, _: u64, _: f64) {}
         fn log(&self, _: Level, message: &str) {
             self.0.lock().unwrap().push(message.to_owned());
+        }
+        fn peak_memory(&self, bytes: u64) {
+            self.1.store(bytes, Ordering::Relaxed);
         }
     }
 
@@ -1366,6 +1374,21 @@ mod tests {
         let (outputs, log) = Bench::new().run(&with);
         assert!(outputs.is_ok());
         assert_eq!(log, ["`sh` left 1 process running; killed"]);
+    }
+
+    #[test]
+    fn the_program_s_memory_is_told_and_not_ours() {
+        let bench = Bench::new();
+        let log = Arc::clone(&bench.log);
+        let ballast = vec![1_u8; 100 << 20];
+
+        bench
+            .run(&shell("echo ok >outputs/y", "y", "file"))
+            .0
+            .unwrap();
+        let bytes = log.1.load(Ordering::Relaxed);
+        assert!((1 << 10..60 << 20).contains(&bytes), "{bytes}");
+        assert_eq!(ballast[bytes as usize], 1);
     }
 
     #[test]

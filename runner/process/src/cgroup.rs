@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use crate::{End, Limits, child::Members};
+use crate::{End, Limits, child::Members, processes};
 
 /// What holds a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,14 +177,22 @@ fn delegated(folder: &Path) -> Vec<String> {
             }
         };
         ask();
-        // A group with processes of its own cannot hand controllers down. If we are all that is in ours, we make room.
+        // A group with processes of its own cannot hand controllers down. If we and what we started are all that is in ours,
+        // we make room.
         if lacks(&enabled())
             && let Ok(members) = fs::read_to_string(folder.join("cgroup.procs"))
-            && members.trim() == std::process::id().to_string()
         {
-            let own = folder.join("natron-runner");
-            if fs::create_dir(&own).is_ok() || own.is_dir() {
-                let _ = fs::write(own.join("cgroup.procs"), "0");
+            let own = std::process::id() as i32;
+            let family = processes::descendants(own);
+            let is_ours = |id: i32| id == own || family.iter().any(|process| process.id == id);
+            let members: Vec<&str> = members.split_whitespace().collect();
+            let room = folder.join("natron-runner");
+            if members.iter().all(|id| id.parse().is_ok_and(is_ours))
+                && (fs::create_dir(&room).is_ok() || room.is_dir())
+            {
+                for id in members {
+                    let _ = fs::write(room.join("cgroup.procs"), id);
+                }
                 ask();
             }
         }

@@ -197,29 +197,20 @@ impl Bench<'_> {
             cancel: self.cancel.clone(),
             limits: instance.limits,
         };
+        let made_by =
+            |(port, artifact): (String, Artifact)| (port, artifact.made_by(&instance.kind));
+        if instance.isolated {
+            // What breaks there breaks nothing here.
+            let outputs = crate::isolated::run(instance, &parts)?;
+            drop(elsewhere);
+            return Ok(outputs.into_iter().map(made_by).collect());
+        }
         let context = StageContext::new(parts, instance.signature.clone());
         let mut context = context.under(conditions);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        let pool = pool.map_err(|e| StageError::resource(format!("cannot start threads: {e}")))?;
-        let stage = &instance.parsed.stage;
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            pool.install(|| stage.run(&mut context))
-        }));
-        match result {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(error),
-            Err(panic) => {
-                return Err(StageError::Panic {
-                    message: panic_message(&*panic),
-                });
-            }
-        }
+        run_inside(instance, &mut context, threads)?;
         let outputs = context.finish()?;
         drop(elsewhere);
-        Ok(outputs
-            .into_iter()
-            .map(|(port, a)| (port, a.made_by(&instance.kind)))
-            .collect())
+        Ok(outputs.into_iter().map(made_by).collect())
     }
 
     fn inputs(&self, index: usize) -> Result<BTreeMap<String, Vec<Input>>, StageError> {
@@ -409,6 +400,23 @@ impl Observer for VerifyObserver {
             message,
         });
     }
+}
+
+/// Runs the stage in this process, in a pool of `threads` threads.
+fn run_inside(
+    instance: &Instance,
+    context: &mut StageContext,
+    threads: usize,
+) -> Result<(), StageError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|e| StageError::resource(format!("cannot start threads: {e}")))?;
+    let stage = &instance.parsed.stage;
+    let result = catch_unwind(AssertUnwindSafe(|| pool.install(|| stage.run(context))));
+    result.unwrap_or_else(|panic| {
+        Err(StageError::Panic {
+            message: panic_message(&*panic),
+        })
+    })
 }
 
 #[cfg(test)]

@@ -45,8 +45,16 @@ impl Written {
 
     pub(crate) fn save(&self, workspace: &Workspace) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(&self.contents).map_err(io::Error::other)?;
+        let path = Self::path(workspace);
+        if fs::symlink_metadata(&path).is_ok_and(|there| there.is_dir()) {
+            // Whoever put a folder there may want it back.
+            fs::rename(
+                &path,
+                path.with_extension(format!("{}.aside", std::process::id())),
+            )?;
+        }
         // After a power cut, views whose writing it does not tell of are left alone, with an error that says so.
-        write_whole(&Self::path(workspace), &text, Flush::Never)
+        write_whole(&path, &text, Flush::Never)
     }
 
     /// Whether a run has written to `path`, or was about to.

@@ -15,7 +15,7 @@ Exit codes:
   0    success
   1    a stage failed
   2    wrong usage, or a mistake in the pipeline; nothing ran
-  3    results differ (`verify`, `--locked`)
+  3    results differ (`verify`, `--locked`), or `accept` refuses
   5    trouble with the store, a disk or another file
   130  interrupted
   143  terminated";

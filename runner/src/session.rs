@@ -175,8 +175,10 @@ pub fn run_file(
     };
     let summary = phases.run(&graph, started)?;
     let mut differences = Vec::new();
+    // What is done is shown, whatever became of the rest.
+    let shown = show_views(&graph, workspace, &summary, watcher);
     if summary.succeeded() {
-        show_views(&graph, workspace, &summary, watcher)?;
+        shown?;
         match (&locked, lock_mode) {
             (Some(entries), _) => {
                 differences = lock::compare_run(&graph, workspace, &summary, entries, &kept)

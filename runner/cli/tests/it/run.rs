@@ -431,6 +431,20 @@ fn a_collection_keeps_what_runs_need() {
 }
 
 #[test]
+fn what_is_done_is_shown_although_another_stage_failed() {
+    let text = FAILING.replace(
+        "[stages.good]\n",
+        "[stages.good]\nviews.out = \"shown.txt\"\n",
+    );
+    assert_ne!(text, FAILING);
+    let workspace = Workspace::with(&text);
+
+    workspace.natron(&["run", "--keep-going"]).expect(1);
+
+    assert_eq!(fs::read(workspace.path("shown.txt")).unwrap(), b"fine\n");
+}
+
+#[test]
 fn damage_is_found_and_mended() {
     let workspace = Workspace::with(FAILING);
     workspace.natron(&["run", "--until", "good"]).expect(0);

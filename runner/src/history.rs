@@ -115,11 +115,15 @@ impl RunRecord {
     /// The same without the stages of the run that it says is the same.
     fn read_own(workspace: &Workspace, id: &str) -> io::Result<Self> {
         let folder = runs(workspace).join(id);
-        match read_record(&folder.join("run.json")) {
-            Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::read_start(&folder),
-            Err(error) => Err(error),
+        let record: Self = match read_record(&folder.join("run.json")) {
+            Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::read_start(&folder)?,
+            Err(error) => return Err(error),
+        };
+        if record.id != id {
+            return Err(io::Error::other("it is the record of another run"));
         }
+        Ok(record)
     }
 
     fn read_start(folder: &Path) -> io::Result<Self> {
@@ -514,6 +518,22 @@ mod tests {
         drop(files);
         assert_eq!(read().state, RunState::Killed);
         assert_eq!((read().id, read().pipeline.as_str()), (id, "p"));
+    }
+
+    #[test]
+    fn the_record_of_another_run_counts_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::new(folder.path(), None);
+        let [one, other] = [(), ()].map(|()| {
+            let run = RunFolder::create(&workspace).unwrap();
+            run.finish(&run.record()).unwrap();
+            run.id
+        });
+        assert_eq!(RunRecord::read(&workspace, &one).unwrap().id, one);
+
+        let path = |id: &str| runs(&workspace).join(id).join("run.json");
+        fs::copy(path(&other), path(&one)).unwrap();
+        assert!(RunRecord::read(&workspace, &one).is_err());
     }
 
     #[test]

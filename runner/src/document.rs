@@ -8,7 +8,7 @@ use toml::{
     de::{DeTable, DeValue, Error},
 };
 
-use crate::{Diagnostic, Place, SourceText, code};
+use crate::{Diagnostic, Place, SourceText, code, plain_toml};
 
 /// Nested deeper than this is a mistake. Dotted keys inside inline tables could nest thousands deep otherwise, and every
 /// walk over the tree is recursive.
@@ -220,6 +220,11 @@ impl Node {
 
 /// The document in `file`, or everything that keeps it from being TOML.
 pub(crate) fn parse(file: &Arc<SourceText>) -> Result<Node, Vec<Diagnostic>> {
+    plain_toml::read(file).map_or_else(|| parse_all(file), Ok)
+}
+
+/// The same, whatever the text uses of the language.
+pub(crate) fn parse_all(file: &Arc<SourceText>) -> Result<Node, Vec<Diagnostic>> {
     let (table, mut errors) = DeTable::parse_recoverable(&file.text);
     errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     let whole = 0..file.text.len();

@@ -21,6 +21,7 @@ mod definition;
 mod matrix;
 mod parameters;
 mod part;
+mod plain_toml;
 mod ready;
 mod references;
 mod reproducible;

@@ -44,6 +44,32 @@ impl Table {
         }
     }
 
+    /// Puts an entry at the end, whatever its key; [`Self::settle`] has to follow.
+    pub(crate) fn push(&mut self, key: String, entry: Entry) {
+        self.0.push((key, Box::new(entry)));
+    }
+
+    /// The entry that was put in last.
+    pub(crate) fn last_mut(&mut self) -> Option<&mut Entry> {
+        self.0.last_mut().map(|(_, entry)| &mut **entry)
+    }
+
+    /// The entry of `key`, if it is among the `n` that were put in last, to change it.
+    pub(crate) fn among_last(&mut self, n: usize, key: &str) -> Option<&mut Entry> {
+        let mut last = self.0.iter_mut().rev().take(n);
+        last.find(|(known, _)| known == key)
+            .map(|(_, entry)| &mut **entry)
+    }
+
+    /// Brings the keys in order after [`Self::push`]; whether all are different.
+    pub(crate) fn settle(&mut self) -> bool {
+        if !self.0.is_sorted_by(|a, b| a.0 < b.0) {
+            self.0.sort_by(|a, b| a.0.cmp(&b.0));
+        }
+        self.0.shrink_to_fit();
+        self.0.windows(2).all(|pair| pair[0].0 != pair[1].0)
+    }
+
     /// Takes an entry out.
     pub(crate) fn remove(&mut self, key: &str) -> Option<Entry> {
         let i = self.find(key).ok()?;

@@ -15,11 +15,11 @@ use crate::{
     code,
     did_you_mean::{listed, nearest, suggestion_or},
     document::Node,
-    drafts::{Draft, DraftPort, Source, StageDrafts},
+    drafts::{self, Draft, DraftPort, DraftSource, Source, Stages},
     interpolate::Coordinates,
     parameters, part,
     settings::automatic_seed,
-    wiring::{self, Id, Resolved},
+    wiring::{self, Resolved},
 };
 
 /// Instances in topological order, their edges, and what is not known yet.
@@ -32,24 +32,18 @@ pub(crate) struct Connected {
 
 /// Connects all instances. Nothing after a mistake.
 pub(crate) fn connect(
-    stages: BTreeMap<String, StageDrafts>,
+    stages: Stages<'_>,
     root_seed: u64,
     options: &LoadOptions,
     mistakes: &mut Vec<Diagnostic>,
 ) -> Option<Connected> {
     let before = mistakes.len();
     let cyclic = wiring::cyclic_stages(&stages, mistakes);
-    let mut connector = Connector {
-        stages: &stages,
-        options,
-        nodes: BTreeMap::new(),
-        files: BTreeMap::new(),
-        mistakes,
-    };
+    let mut connector = Connector::new(&stages, options, mistakes);
     connector.wire(&cyclic);
     let order = connector.order();
     for id in &order {
-        connector.check(id);
+        connector.check(*id);
     }
     connector.check_views();
     let listed = connector.listed_axes(&cyclic);
@@ -57,12 +51,12 @@ pub(crate) fn connect(
     if mistakes.len() > before {
         return None;
     }
-    let position = |id: &Id| order.iter().position(|other| other == id);
+    let position = |id: Id| order.iter().position(|other| *other == id);
     let awaited = listed
         .into_iter()
         .map(|(id, axis)| {
             Some(AwaitedAxis {
-                instance: position(&id)?,
+                instance: position(id)?,
                 ..axis
             })
         })
@@ -83,10 +77,14 @@ pub(crate) fn connect(
     })
 }
 
+/// An instance: its position among those of all stages, on or off, stages in order of their names.
+type Id = usize;
+
 /// What is known of an instance besides its draft.
 #[derive(Default)]
 struct Wired {
-    inputs: BTreeMap<String, Vec<WiredSource>>,
+    /// Of each port that reads something, by position in [`Draft::inputs`].
+    inputs: Vec<(usize, Vec<WiredSource>)>,
     /// Ports whose sources are switched off or complained about: nothing comes in, and nothing is missing.
     quiet: BTreeMap<String, Quiet>,
     /// Whether a mistake here or above may have changed what the signature says.
@@ -103,9 +101,9 @@ enum Quiet {
 }
 
 struct WiredSource {
-    node: Node,
+    /// Position in [`DraftPort::sources`].
+    nth: usize,
     what: WiredInput,
-    part: Part,
 }
 
 enum WiredInput {
@@ -121,42 +119,70 @@ enum WiredInput {
 }
 
 struct Connector<'a> {
-    stages: &'a BTreeMap<String, StageDrafts>,
+    stages: &'a Stages<'a>,
     options: &'a LoadOptions,
-    nodes: BTreeMap<Id, Wired>,
-    /// Whether each path asked for exists.
-    files: BTreeMap<PathBuf, bool>,
+    /// The instances of all stages, each with the position of its stage.
+    drafts: Vec<(usize, &'a Draft<'a>)>,
+    /// The first instance of each stage.
+    first: Vec<Id>,
+    /// The instances that are on.
+    nodes: Vec<Option<Wired>>,
+    /// What each path asked for is, if it exists.
+    files: BTreeMap<PathBuf, Option<Kind>>,
     mistakes: &'a mut Vec<Diagnostic>,
 }
 
-impl Connector<'_> {
-    fn draft(&self, id: &Id) -> &Draft {
-        &self.stages[&id.0]
-            .drafts
-            .as_ref()
-            .expect("wired instances have drafts")[id.1]
+impl<'a> Connector<'a> {
+    fn new(
+        stages: &'a Stages<'a>,
+        options: &'a LoadOptions,
+        mistakes: &'a mut Vec<Diagnostic>,
+    ) -> Self {
+        let mut drafts = Vec::with_capacity(stages.len());
+        let mut first = Vec::with_capacity(stages.len());
+        for (position, (_, stage)) in stages.iter().enumerate() {
+            first.push(drafts.len());
+            drafts.extend(stage.drafts.iter().flatten().map(|draft| (position, draft)));
+        }
+        Self {
+            stages,
+            options,
+            nodes: Vec::with_capacity(drafts.len()),
+            drafts,
+            first,
+            files: BTreeMap::new(),
+            mistakes,
+        }
+    }
+
+    fn draft(&self, id: Id) -> &'a Draft<'a> {
+        self.drafts[id].1
+    }
+
+    /// The name of an instance's stage.
+    fn stage(&self, id: Id) -> &'a str {
+        &self.stages[self.drafts[id].0].0
     }
 
     /// Finds what every input reads.
     fn wire(&mut self, cyclic: &BTreeSet<String>) {
-        let stages = self.stages;
-        for (name, stage) in stages {
-            for (position, draft) in stage.drafts.iter().flatten().enumerate() {
-                if !draft.is_on {
-                    continue;
-                }
+        for id in 0..self.drafts.len() {
+            let draft = self.draft(id);
+            let wired = draft.is_on.then(|| {
                 let mut wired = Wired::default();
-                for (port, ports) in &draft.inputs {
-                    self.wire_port(port, ports, draft, cyclic, &mut wired);
+                for (at, (port, draft_port)) in draft.inputs.iter().enumerate() {
+                    self.wire_port((at, port), draft_port, draft, cyclic, &mut wired);
                 }
-                self.nodes.insert((name.clone(), position), wired);
-            }
+                wired
+            });
+            self.nodes.push(wired);
         }
     }
 
+    /// Finds what the port reads that is called `port` and comes at position `at`.
     fn wire_port(
         &mut self,
-        port: &str,
+        (at, port): (usize, &str),
         draft_port: &DraftPort,
         draft: &Draft,
         cyclic: &BTreeSet<String>,
@@ -164,25 +190,19 @@ impl Connector<'_> {
     ) {
         let mut sources = Vec::new();
         let mut quiet = draft_port.is_broken.then_some(Quiet::Broken);
-        for source in &draft_port.sources {
+        for (nth, source) in draft_port.sources.iter().enumerate() {
             match &source.what {
                 Source::File(path) => {
                     let path = self.options.workspace.join(path);
                     let node = source.node.at(&["file"]).unwrap_or(&source.node);
-                    if !self.exists(&path) {
+                    let Some(kind) = self.kind_of(&path) else {
                         self.missing_file(&path, node);
                         quiet = Some(Quiet::Broken);
                         continue;
-                    }
-                    let kind = if path.is_dir() {
-                        Kind::Files
-                    } else {
-                        Kind::File
                     };
                     sources.push(WiredSource {
-                        node: source.node.clone(),
+                        nth,
                         what: WiredInput::File { path, kind },
-                        part: Part::default(),
                     });
                 }
                 Source::Stage(reference) => {
@@ -198,15 +218,15 @@ impl Connector<'_> {
                         Resolved::Off => {
                             quiet.get_or_insert_with(|| Quiet::Off(reference.stage.clone()));
                         }
-                        Resolved::Instances(_) if cyclic.contains(&reference.stage) => {
+                        Resolved::Instances(..) if cyclic.contains(&reference.stage) => {
                             quiet = Some(Quiet::Broken);
                         }
-                        Resolved::Instances(ids) => {
-                            sources.extend(ids.into_iter().map(|id| WiredSource {
-                                node: source.node.clone(),
-                                part: source.part.clone(),
+                        Resolved::Instances(stage, positions) => {
+                            let first = self.first[stage];
+                            sources.extend(positions.into_iter().map(|position| WiredSource {
+                                nth,
                                 what: WiredInput::Instance {
-                                    id,
+                                    id: first + position,
                                     output: reference.output.clone(),
                                 },
                             }));
@@ -222,65 +242,64 @@ impl Connector<'_> {
             }
         }
         if !sources.is_empty() {
-            wired.inputs.insert(port.to_owned(), sources);
+            sources.shrink_to_fit();
+            wired.inputs.push((at, sources));
         }
     }
 
     /// All instances, producers before consumers, otherwise by name.
     fn order(&self) -> Vec<Id> {
-        let mut waiting: BTreeMap<&Id, usize> = BTreeMap::new();
-        let mut consumers: BTreeMap<&Id, Vec<&Id>> = BTreeMap::new();
-        for (id, wired) in &self.nodes {
-            let producers: BTreeSet<&Id> = wired
-                .inputs
-                .values()
-                .flatten()
+        let mut waiting = vec![0; self.nodes.len()];
+        let mut consumers: Vec<Vec<Id>> = vec![Vec::new(); self.nodes.len()];
+        for (id, wired) in self.nodes.iter().enumerate() {
+            let sources = wired.iter().flat_map(|wired| &wired.inputs);
+            let producers: BTreeSet<Id> = sources
+                .flat_map(|(_, sources)| sources)
                 .filter_map(|source| match &source.what {
-                    WiredInput::Instance { id, .. } => Some(id),
+                    WiredInput::Instance { id, .. } => Some(*id),
                     WiredInput::File { .. } => None,
                 })
                 .collect();
-            waiting.insert(id, producers.len());
+            waiting[id] = producers.len();
             for producer in producers {
-                consumers.entry(producer).or_default().push(id);
+                consumers[producer].push(id);
             }
         }
+        let name = |id: Id| self.draft(id).name.as_str();
         // Kahn (1962); the heap makes the order one of the names, not of the file.
-        let mut ready: BinaryHeap<Reverse<(&str, &Id)>> = waiting
-            .iter()
-            .filter(|(_, count)| **count == 0)
-            .map(|(id, _)| Reverse((self.draft(id).name.as_str(), *id)))
+        let mut ready: BinaryHeap<Reverse<(&str, Id)>> = (0..self.nodes.len())
+            .filter(|id| waiting[*id] == 0 && self.nodes[*id].is_some())
+            .map(|id| Reverse((name(id), id)))
             .collect();
         let mut order = Vec::with_capacity(self.nodes.len());
         while let Some(Reverse((_, id))) = ready.pop() {
-            order.push(id.clone());
-            for consumer in consumers.get(id).into_iter().flatten() {
-                let count = waiting.get_mut(consumer).expect("every instance waits");
-                *count -= 1;
-                if *count == 0 {
-                    ready.push(Reverse((self.draft(consumer).name.as_str(), consumer)));
+            order.push(id);
+            for &consumer in &consumers[id] {
+                waiting[consumer] -= 1;
+                if waiting[consumer] == 0 {
+                    ready.push(Reverse((name(consumer), consumer)));
                 }
             }
         }
         order
     }
 
-    /// Asks an instance for its signature and checks its inputs against it.
-    fn check(&mut self, id: &Id) {
-        let stages = self.stages;
-        let drafts = stages[&id.0]
-            .drafts
-            .as_ref()
-            .expect("wired instances have drafts");
-        let draft = &drafts[id.1];
-        let mut wired = self.nodes.remove(id).expect("ordered instances are wired");
-        let schemas = self.schemas(&id.0, &mut wired);
-        self.sign(id, draft, &schemas, &mut wired);
-        self.nodes.insert(id.clone(), wired);
+    /// What is known of an instance that is on.
+    fn node(&self, id: Id) -> &Wired {
+        self.nodes[id].as_ref().expect("only what is on is read")
     }
 
-    fn sign(&mut self, id: &Id, draft: &Draft, schemas: &Found, wired: &mut Wired) {
-        let (Some(kind), Some(parameters)) = (&draft.kind, &draft.parameters) else {
+    /// Asks an instance for its signature and checks its inputs against it.
+    fn check(&mut self, id: Id) {
+        let draft = self.draft(id);
+        let mut wired = self.nodes[id].take().expect("only what is on is ordered");
+        let schemas = self.schemas(self.stage(id), draft, &mut wired);
+        self.sign(self.stage(id), draft, &schemas, &mut wired);
+        self.nodes[id] = Some(wired);
+    }
+
+    fn sign(&mut self, stage: &str, draft: &Draft<'_>, schemas: &Found, wired: &mut Wired) {
+        let (Some(kind), Some(parameters)) = (draft.kind, &draft.parameters) else {
             wired.is_tainted = true;
             return;
         };
@@ -288,7 +307,7 @@ impl Connector<'_> {
             wired.is_tainted = true;
             // Whatever the parameters are, the ports mostly have the same names.
             if let Some(typical) = parameters::typical_signature(kind) {
-                self.check_unknown_ports(&id.0, draft, &typical);
+                self.check_unknown_ports(stage, draft, &typical);
             }
             return;
         };
@@ -310,14 +329,17 @@ impl Connector<'_> {
                 return;
             }
         };
-        self.check_ports(&id.0, draft, &signature, wired);
+        self.check_ports(stage, draft, &signature, wired);
         for port in &signature.inputs {
-            if let Some(known) = schemas.by_port.get(&port.name) {
-                self.check_port(&kind.name, port, &wired.inputs[&port.name], known);
+            for ((at, sources), known) in wired.inputs.iter().zip(&schemas.by_port) {
+                let (name, draft_port) = &draft.inputs[*at];
+                if *name == port.name {
+                    self.check_port(&kind.name, port, draft_port, sources, known);
+                }
             }
         }
         self.check_sources(draft, &parameters.with, &signature, wired);
-        self.check_outputs(&id.0, draft, &signature);
+        self.check_outputs(stage, draft, &signature);
         if let Some(request) = &draft.settings.gpu
             && request.policy == Gpu::Required
             && !uses_gpus(&signature)
@@ -334,41 +356,39 @@ impl Connector<'_> {
     }
 
     /// What is known of the inputs; names the outputs that are taken.
-    fn schemas(&mut self, stage: &str, wired: &mut Wired) -> Found {
+    fn schemas(&mut self, stage: &str, draft: &Draft<'_>, wired: &mut Wired) -> Found {
         let mut found = Found::default();
         let mut tainted = wired.is_tainted;
-        for (port, sources) in &mut wired.inputs {
+        for (at, sources) in &mut wired.inputs {
+            let (port, draft_port) = &draft.inputs[*at];
+            let mut schemas = Vec::with_capacity(sources.len());
             for source in sources {
+                let DraftSource { node, part, .. } = &draft_port.sources[source.nth];
                 let schema = match &mut source.what {
-                    WiredInput::File { kind, .. } => Some((PortSchema::of(*kind), None)),
+                    WiredInput::File { kind, .. } => Some(PortSchema::of(*kind)),
                     WiredInput::Instance { id, output } => {
-                        let producer = &self.nodes[id];
+                        let producer = self.node(*id);
                         tainted |= producer.is_tainted;
                         match &producer.signature {
                             None => None,
                             Some(signature) => {
+                                let consumer = (stage, port.as_str());
+                                let name = self.stage(*id);
                                 let chosen = choose_output(
-                                    (stage, port),
-                                    &id.0,
+                                    consumer,
+                                    name,
                                     signature,
                                     output.as_deref(),
-                                    &source.node,
+                                    node,
                                 );
                                 match chosen {
-                                    Ok((name, mut schema)) => {
-                                        *output = Some(name.clone());
+                                    Ok((chosen, mut schema)) => {
+                                        *output = Some(chosen);
                                         if producer.is_tainted {
                                             schema.columns = None;
                                         }
-                                        let consumer = (stage, port.as_str());
-                                        match in_part(
-                                            consumer,
-                                            schema,
-                                            &source.part,
-                                            &id.0,
-                                            &source.node,
-                                        ) {
-                                            Ok(schema) => Some((schema, Some(name))),
+                                        match in_part(consumer, schema, part, name, node) {
+                                            Ok(schema) => Some(schema),
                                             Err(mistake) => {
                                                 self.mistakes.push(*mistake);
                                                 None
@@ -385,15 +405,12 @@ impl Connector<'_> {
                     }
                 };
                 tainted |= schema.is_none();
-                if let Some((schema, _)) = &schema {
+                if let Some(schema) = &schema {
                     found.schemas.push(port.clone(), schema.clone());
                 }
-                found
-                    .by_port
-                    .entry(port.clone())
-                    .or_default()
-                    .push(schema.map(|(schema, _)| schema));
+                schemas.push(schema);
             }
+            found.by_port.push(schemas);
         }
         wired.is_tainted = tainted;
         found
@@ -403,11 +420,10 @@ impl Connector<'_> {
     fn listed_axes(&mut self, cyclic: &BTreeSet<String>) -> Vec<(Id, AwaitedAxis)> {
         let stages = self.stages;
         let mut awaited: BTreeMap<String, (Id, AwaitedAxis)> = BTreeMap::new();
-        for axis in stages.values().flat_map(|stage| &stage.axes) {
+        for axis in stages.iter().flat_map(|(_, stage)| &stage.axes) {
             let reference = &axis.reference;
-            let is_waiting = stages
-                .get(&reference.stage)
-                .is_some_and(|stage| stage.waits_for.is_some());
+            let is_waiting = drafts::find(stages, &reference.stage)
+                .is_some_and(|position| stages[position].1.waits_for.is_some());
             if is_waiting || cyclic.contains(&reference.stage) {
                 continue;
             }
@@ -423,13 +439,13 @@ impl Connector<'_> {
                         .push(axis.node.mistake(code::BAD_MATRIX, message, ""));
                     continue;
                 }
-                Resolved::Instances(ids) => match <[Id; 1]>::try_from(ids) {
-                    Ok([id]) => id,
-                    Err(ids) => {
+                Resolved::Instances(stage, positions) => match positions.as_slice() {
+                    [position] => self.first[stage] + position,
+                    positions => {
                         let message = format!(
                             "axis `{}` is listed by one artifact, and {} are named",
                             axis.axis,
-                            ids.len()
+                            positions.len()
                         );
                         self.mistakes.push(
                             axis.node
@@ -440,12 +456,12 @@ impl Connector<'_> {
                     }
                 },
             };
-            let Some(signature) = &self.nodes[&id].signature else {
+            let Some(signature) = &self.node(id).signature else {
                 continue;
             };
             let consumer = (axis.axis.as_str(), axis.axis.as_str());
             let output = reference.output.as_deref();
-            match choose_output(consumer, &id.0, signature, output, &axis.node) {
+            match choose_output(consumer, self.stage(id), signature, output, &axis.node) {
                 Err(mistake) => self.mistakes.push(*mistake),
                 Ok((output, schema)) => {
                     if let Some(help) = axis.take.misfit(schema.kind) {
@@ -475,17 +491,25 @@ impl Connector<'_> {
     }
 
     /// Which ports are given that are unknown, and which are needed that are not given.
-    fn check_ports(&mut self, stage: &str, draft: &Draft, signature: &Signature, wired: &Wired) {
+    fn check_ports(
+        &mut self,
+        stage: &str,
+        draft: &Draft<'_>,
+        signature: &Signature,
+        wired: &Wired,
+    ) {
         self.check_unknown_ports(stage, draft, signature);
         for port in &signature.inputs {
-            if port.optional || wired.inputs.contains_key(&port.name) {
+            let mut given = wired.inputs.iter().map(|(at, _)| &draft.inputs[*at].0);
+            if port.optional || given.any(|given| *given == port.name) {
                 continue;
             }
             let name = &port.name;
             match wired.quiet.get(name) {
                 Some(Quiet::Broken) => {}
                 Some(Quiet::Off(producer)) => {
-                    let place = &draft.inputs[name].sources[0].node.place;
+                    let given = draft.input(name).expect("what is quiet is given");
+                    let place = &given.sources[0].node.place;
                     let message =
                         format!("stage `{stage}` needs `{name}`, but `{producer}` is switched off");
                     self.mistakes.push(
@@ -496,7 +520,7 @@ impl Connector<'_> {
                 }
                 None => {
                     // A misspelled port is reported as such; it would only be missing twice.
-                    let is_misspelled = draft.inputs.keys().any(|given| {
+                    let is_misspelled = draft.inputs.iter().any(|(given, _)| {
                         signature.inputs.iter().all(|other| other.name != *given)
                             && nearest(given, [name.as_str()]).is_some()
                     });
@@ -507,21 +531,18 @@ impl Connector<'_> {
                         "stage `{stage}` lacks the input `{name}`, {}",
                         with_article(port.kind)
                     );
+                    let position = drafts::find(self.stages, stage);
+                    let key = position.map_or(&draft.uses, |at| &self.stages[at].1.key);
                     self.mistakes.push(
-                        Diagnostic::error(
-                            code::MISSING_INPUT,
-                            message,
-                            &self.stages[stage].key,
-                            "",
-                        )
-                        .help(format!("add `inputs.{name} = \"STAGE\"`")),
+                        Diagnostic::error(code::MISSING_INPUT, message, key, "")
+                            .help(format!("add `inputs.{name} = \"STAGE\"`")),
                     );
                 }
             }
         }
     }
 
-    fn check_unknown_ports(&mut self, stage: &str, draft: &Draft, signature: &Signature) {
+    fn check_unknown_ports(&mut self, stage: &str, draft: &Draft<'_>, signature: &Signature) {
         let known = signature.inputs.iter().map(|port| port.name.as_str());
         if !signature.open_inputs {
             for (name, port) in &draft.inputs {
@@ -550,6 +571,7 @@ impl Connector<'_> {
         &mut self,
         kind: &str,
         port: &InputPort,
+        draft: &DraftPort,
         sources: &[WiredSource],
         schemas: &[Option<PortSchema>],
     ) {
@@ -561,7 +583,7 @@ impl Connector<'_> {
                 sources.len()
             );
             self.mistakes.push(
-                sources[0]
+                draft.sources[sources[0].nth]
                     .node
                     .mistake(code::SEVERAL_INPUTS, message, "")
                     .help("choose one, as `stage[axis=value]`"),
@@ -569,11 +591,12 @@ impl Connector<'_> {
         }
         for (source, schema) in sources.iter().zip(schemas) {
             let Some(schema) = schema else { continue };
+            let node = &draft.sources[source.nth].node;
             if schema.kind != port.kind {
                 let message = format!(
                     "`{kind}` takes {} at `{name}`, but {} is {}",
                     with_article(port.kind),
-                    shown(source),
+                    self.shown(source),
                     with_article(schema.kind)
                 );
                 let help = match (&source.what, port.kind) {
@@ -583,9 +606,7 @@ impl Connector<'_> {
                     _ => "",
                 };
                 self.mistakes.push(
-                    source
-                        .node
-                        .mistake(code::WRONG_KIND, message, with_article(schema.kind))
+                    node.mistake(code::WRONG_KIND, message, with_article(schema.kind))
                         .help(help),
                 );
                 continue;
@@ -600,14 +621,28 @@ impl Connector<'_> {
                     .collect();
                 if !missing.is_empty() {
                     let there: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
-                    self.mistakes
-                        .push(missing_columns(kind, name, source, &missing, &there));
+                    let shown = self.shown(source);
+                    let mistake = missing_columns(kind, name, (&shown, node), &missing, &there);
+                    self.mistakes.push(mistake);
                 }
             }
         }
     }
 
-    fn check_outputs(&mut self, stage: &str, draft: &Draft, signature: &Signature) {
+    fn shown(&self, source: &WiredSource) -> String {
+        match &source.what {
+            WiredInput::Instance { id, output } => match output {
+                Some(output) => format!("`{}.{output}`", self.stage(*id)),
+                None => format!("`{}`", self.stage(*id)),
+            },
+            WiredInput::File { path, .. } => {
+                let name = path.file_name().unwrap_or(path.as_os_str());
+                format!("`{}`", name.to_string_lossy())
+            }
+        }
+    }
+
+    fn check_outputs(&mut self, stage: &str, draft: &Draft<'_>, signature: &Signature) {
         let known = signature.outputs.iter().map(|port| port.name.as_str());
         for (port, view) in &draft.settings.views {
             if known.clone().all(|name| name != port) {
@@ -627,14 +662,14 @@ impl Connector<'_> {
     /// Whether the files that the stage reads are there.
     fn check_sources(
         &mut self,
-        draft: &Draft,
+        draft: &Draft<'_>,
         with: &Node,
         signature: &Signature,
         wired: &mut Wired,
     ) {
         for source in &signature.sources {
             let path = self.options.workspace.join(&source.path);
-            if !self.exists(&path) {
+            if self.kind_of(&path).is_none() {
                 let node = with
                     .at(&source.name.split('.').collect::<Vec<_>>())
                     .filter(|node| node.as_str().is_some())
@@ -649,13 +684,18 @@ impl Connector<'_> {
         }
     }
 
-    fn exists(&mut self, path: &Path) -> bool {
-        if let Some(exists) = self.files.get(path) {
-            return *exists;
+    /// What is at `path`; nothing if there is nothing.
+    fn kind_of(&mut self, path: &Path) -> Option<Kind> {
+        if let Some(known) = self.files.get(path) {
+            return *known;
         }
-        let exists = path.exists();
-        self.files.insert(path.to_owned(), exists);
-        exists
+        let kind = match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => Some(Kind::Files),
+            Ok(_) => Some(Kind::File),
+            Err(_) => None,
+        };
+        self.files.insert(path.to_owned(), kind);
+        kind
     }
 
     fn missing_file(&mut self, path: &Path, node: &Node) {
@@ -684,7 +724,7 @@ impl Connector<'_> {
     /// No two views show at one path, and none inside another.
     fn check_views(&mut self) {
         let mut by_path: BTreeMap<&str, (&str, &Place)> = BTreeMap::new();
-        for stage in self.stages.values() {
+        for (_, stage) in self.stages {
             for draft in stage.drafts.iter().flatten() {
                 for view in draft.settings.views.values() {
                     let place = &view.node.place;
@@ -723,8 +763,8 @@ impl Connector<'_> {
 #[derive(Default)]
 struct Found {
     schemas: Schemas,
-    /// Per source; `None` where nothing is known.
-    by_port: BTreeMap<String, Vec<Option<PortSchema>>>,
+    /// Per port that is wired, per source; `None` where nothing is known.
+    by_port: Vec<Vec<Option<PortSchema>>>,
 }
 
 /// Whether a stage can use a GPU: a program may, and a kind that says so.
@@ -832,23 +872,10 @@ fn choose_output(
     }
 }
 
-fn shown(source: &WiredSource) -> String {
-    match &source.what {
-        WiredInput::Instance { id, output } => match output {
-            Some(output) => format!("`{}.{output}`", id.0),
-            None => format!("`{}`", id.0),
-        },
-        WiredInput::File { path, .. } => {
-            let name = path.file_name().unwrap_or(path.as_os_str());
-            format!("`{}`", name.to_string_lossy())
-        }
-    }
-}
-
 fn missing_columns(
     kind: &str,
     port: &str,
-    source: &WiredSource,
+    (shown, node): (&str, &Node),
     missing: &[&str],
     there: &[&str],
 ) -> Diagnostic {
@@ -858,13 +885,8 @@ fn missing_columns(
         2..=5 => format!("the columns {some}"),
         count => format!("the columns {some} and {} more", count - 5),
     };
-    let message = format!(
-        "{} lacks {columns}, which `{kind}` reads at `{port}`",
-        shown(source)
-    );
-    source
-        .node
-        .mistake(code::MISSING_COLUMN, message, "")
+    let message = format!("{shown} lacks {columns}, which `{kind}` reads at `{port}`");
+    node.mistake(code::MISSING_COLUMN, message, "")
         .help(column_help(missing, there))
 }
 
@@ -897,42 +919,46 @@ fn find_text<'n>(node: &'n Node, path: &Path) -> Option<&'n Node> {
 }
 
 fn assemble(
-    stages: BTreeMap<String, StageDrafts>,
-    mut nodes: BTreeMap<Id, Wired>,
+    stages: Stages<'_>,
+    mut nodes: Vec<Option<Wired>>,
     order: &[Id],
     root_seed: u64,
     options: &LoadOptions,
 ) -> Option<(Vec<Instance>, DiGraph<usize, EdgeLabel>)> {
-    let positions: BTreeMap<&Id, usize> =
-        order.iter().enumerate().map(|(at, id)| (id, at)).collect();
-    let mut drafts: BTreeMap<Id, Draft> = BTreeMap::new();
+    let mut positions = vec![usize::MAX; nodes.len()];
+    for (at, id) in order.iter().enumerate() {
+        positions[*id] = at;
+    }
+    let mut drafts: Vec<Option<(String, Draft<'_>)>> = Vec::with_capacity(nodes.len());
     for (name, stage) in stages {
         if stage.waits_for.is_some() {
             continue; // It has no instances yet.
         }
-        for (position, draft) in stage.drafts?.into_iter().enumerate() {
-            drafts.insert((name.clone(), position), draft);
-        }
+        let of_stage = stage.drafts?.into_iter();
+        drafts.extend(of_stage.map(|draft| Some((name.clone(), draft))));
     }
-    let mut edges = DiGraph::new();
+    let mut edges = DiGraph::with_capacity(order.len(), 0);
     let mut instances = Vec::with_capacity(order.len());
-    for (position, id) in order.iter().enumerate() {
+    for (position, &id) in order.iter().enumerate() {
         edges.add_node(position);
-        let draft = drafts.remove(id)?;
-        let wired = nodes.remove(id)?;
+        let (stage, mut draft) = drafts[id].take()?;
+        let wired = nodes[id].take()?;
         let mut inputs: BTreeMap<String, Vec<InputEdge>> = BTreeMap::new();
         let mut parts = BTreeMap::new();
-        for (port, sources) in wired.inputs {
+        for (at, sources) in wired.inputs {
+            let (port, draft_port) = &mut draft.inputs[at];
+            let port = std::mem::take(port);
+            let part = |source: &WiredSource| &draft_port.sources[source.nth].part;
             let mut list = Vec::with_capacity(sources.len());
-            if sources.iter().any(|source| !source.part.is_whole()) {
-                let of_port: Vec<Part> = sources.iter().map(|s| s.part.clone()).collect();
+            if sources.iter().any(|source| !part(source).is_whole()) {
+                let of_port: Vec<Part> = sources.iter().map(|s| part(s).clone()).collect();
                 parts.insert(port.clone(), of_port);
             }
             for source in sources {
                 list.push(match source.what {
                     WiredInput::File { path, .. } => InputEdge::File { path },
                     WiredInput::Instance { id, output } => {
-                        let producer = positions[&id];
+                        let producer = positions[id];
                         let output = output?;
                         edges.add_edge(
                             NodeIndex::new(producer),
@@ -951,29 +977,38 @@ fn assemble(
             }
             inputs.insert(port, list);
         }
-        let instance = instance(
-            id,
-            draft,
-            wired.signature?,
-            wired.sources,
+        let wired = Connections {
+            signature: wired.signature?,
+            sources: wired.sources,
             inputs,
-            root_seed,
-            options,
-        )?;
-        instances.push(Instance { parts, ..instance });
+            parts,
+        };
+        instances.push(instance(stage, draft, wired, root_seed, options)?);
     }
     Some((instances, edges))
 }
 
-fn instance(
-    id: &Id,
-    draft: Draft,
+/// What an instance has beyond its draft.
+struct Connections {
     signature: Signature,
     sources: BTreeMap<String, PathBuf>,
     inputs: BTreeMap<String, Vec<InputEdge>>,
+    parts: BTreeMap<String, Vec<Part>>,
+}
+
+fn instance(
+    stage: String,
+    draft: Draft<'_>,
+    wired: Connections,
     root_seed: u64,
     options: &LoadOptions,
 ) -> Option<Instance> {
+    let Connections {
+        signature,
+        sources,
+        inputs,
+        parts,
+    } = wired;
     let kind = draft.kind?;
     let parsed = draft.parameters?.parsed?;
     let settings = draft.settings;
@@ -1010,14 +1045,14 @@ fn instance(
     let own_process = signature.own_process;
     Some(Instance {
         name: draft.name,
-        stage: id.0.clone(),
+        stage,
         coordinates: draft
             .coordinates
             .iter()
             .map(|(axis, value)| (axis.clone(), value.to_json(&mut |_| ())))
             .collect(),
-        kind: kind.name,
-        code: kind.code,
+        kind: kind.name.clone(),
+        code: kind.code.clone(),
         parsed,
         signature,
         inputs,
@@ -1031,7 +1066,7 @@ fn instance(
             .collect(),
         resources,
         tokens: settings.tokens,
-        parts: BTreeMap::new(),
+        parts,
         gpus,
         gpu_memory_bytes,
         retries: settings.retries,

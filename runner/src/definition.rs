@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    DeviceChoice, Diagnostic, Numeric, Place, code,
+    DeviceChoice, Diagnostic, Numeric, Place, SourceText, code,
     did_you_mean::{listed, nearest, suggestion_or},
     document::{Content, Entry, Node, Table},
     interpolate::{self, Filler},
@@ -49,7 +49,8 @@ pub(crate) struct Definition {
     pub(crate) params: Node,
     /// Keys of the entries of `[params]` that were referred to.
     pub(crate) used_params: BTreeSet<String>,
-    pub(crate) stages: BTreeMap<String, StageDefinition>,
+    /// In order of their names.
+    pub(crate) stages: Vec<(String, StageDefinition)>,
 }
 
 /// One `[stages.NAME]`, references not yet filled in.
@@ -125,12 +126,15 @@ pub(crate) fn check_structure(root: &Node, mistakes: &mut Vec<Diagnostic>) {
 }
 
 /// The parts of `root`, profile and assignments laid over it. `default_name` is for files that do not say theirs.
-pub(crate) fn read(root: &Node, default_name: &str, mistakes: &mut Vec<Diagnostic>) -> Definition {
-    let none = Table::new();
-    let table = root.as_table().unwrap_or(&none);
+pub(crate) fn read(root: Node, default_name: &str, mistakes: &mut Vec<Diagnostic>) -> Definition {
+    let Node { place, content, .. } = root;
+    let mut table = match content {
+        Content::Table(table) => table,
+        _ => Table::new(),
+    };
     let raw_params = match table.get("params") {
         Some(entry) => entry.node.clone(),
-        None => Node::new(root.place.clone(), Content::Table(Table::new())),
+        None => Node::new(place.clone(), Content::Table(Table::new())),
     };
     if let Some(params) = expect_table("`[params]`", &raw_params, mistakes) {
         for (name, entry) in params {
@@ -148,10 +152,10 @@ pub(crate) fn read(root: &Node, default_name: &str, mistakes: &mut Vec<Diagnosti
         tokens: None,
         params,
         used_params,
-        stages: BTreeMap::new(),
+        stages: Vec::new(),
     };
-    read_pipeline(table, &mut definition, mistakes);
-    read_stages(root, table, &mut definition, mistakes);
+    read_pipeline(&table, &mut definition, mistakes);
+    read_stages(&place.file, &mut table, &mut definition, mistakes);
     definition
 }
 
@@ -229,18 +233,19 @@ fn read_pipeline(table: &Table, definition: &mut Definition, mistakes: &mut Vec<
     definition.used_params.append(&mut filler.used);
 }
 
+/// Moves the stages of the file `file`, whose root is `table`, into `definition`.
 fn read_stages(
-    root: &Node,
-    table: &Table,
+    file: &Arc<SourceText>,
+    table: &mut Table,
     definition: &mut Definition,
     mistakes: &mut Vec<Diagnostic>,
 ) {
-    let Some(entry) = table.get("stages") else {
+    let Some(entry) = table.remove("stages") else {
         if has_or_means(table, "stages", &ROOT_KEYS) {
             return;
         }
         let start = Place {
-            file: Arc::clone(&root.place.file),
+            file: Arc::clone(file),
             span: 0..0,
         };
         mistakes.push(
@@ -260,7 +265,7 @@ fn read_stages(
             ),
         );
     }
-    let mut by_case: BTreeMap<String, (&str, &Place)> = BTreeMap::new();
+    let mut by_case: BTreeMap<String, (&String, &Place)> = BTreeMap::new();
     for (name, entry) in stages {
         if let Err(mistake) = names::check("a stage", name, &entry.key) {
             mistakes.push(mistake);
@@ -295,15 +300,23 @@ fn read_stages(
                 .help("add `uses = \"KIND\"`; `natron stages` lists all kinds"),
             );
         }
-        definition.stages.insert(
-            name.clone(),
-            StageDefinition {
-                key: entry.key.clone(),
-                table: table.cloned().unwrap_or_default(),
-                is_broken: table.is_none(),
-            },
-        );
     }
+    if let Content::Table(stages) = entry.node.content {
+        definition.stages = stages.into_iter().map(stage_definition).collect();
+    }
+}
+
+fn stage_definition((name, Entry { key, node }): (String, Entry)) -> (String, StageDefinition) {
+    let (table, is_broken) = match node.content {
+        Content::Table(table) => (table, false),
+        _ => (Table::new(), true),
+    };
+    let stage = StageDefinition {
+        key,
+        table,
+        is_broken,
+    };
+    (name, stage)
 }
 
 fn is_file_name(name: &str) -> bool {

@@ -1,9 +1,6 @@
 //! Every instance of every stage by itself, before they are connected.
 
-use std::{
-    cell::OnceCell,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::{cell::OnceCell, collections::BTreeSet};
 
 use natron_artifacts::{Registry, StageKind};
 use rayon::prelude::*;
@@ -26,11 +23,11 @@ use crate::{
 };
 
 /// The instances of one stage.
-pub(crate) struct StageDrafts {
+pub(crate) struct StageDrafts<'r> {
     /// Where the stage's name stands.
     pub(crate) key: Place,
     /// The instances; `None` when the matrix is broken, or not known yet.
-    pub(crate) drafts: Option<Vec<Draft>>,
+    pub(crate) drafts: Option<Vec<Draft<'r>>>,
     /// The instances by their places on the axes.
     pub(crate) index: OnceCell<Index>,
     /// The stages that it reads, each with the first place that says so.
@@ -42,20 +39,31 @@ pub(crate) struct StageDrafts {
 }
 
 /// One instance, not yet connected.
-pub(crate) struct Draft {
+pub(crate) struct Draft<'r> {
     pub(crate) name: String,
     pub(crate) coordinates: Coordinates,
     /// Whether `when` lets it run.
     pub(crate) is_on: bool,
     /// Where `uses` stands.
     pub(crate) uses: Place,
-    pub(crate) kind: Option<StageKind>,
+    pub(crate) kind: Option<&'r StageKind>,
     pub(crate) parameters: Option<Parameters>,
     /// Whether there is a `with`.
     pub(crate) has_with: bool,
-    /// Port -> what it reads.
-    pub(crate) inputs: BTreeMap<String, DraftPort>,
+    /// The ports by name, in order, and what they read.
+    pub(crate) inputs: Vec<(String, DraftPort)>,
     pub(crate) settings: Settings,
+}
+
+/// All stages, in order of their names.
+pub(crate) type Stages<'r> = Vec<(String, StageDrafts<'r>)>;
+
+impl Draft<'_> {
+    /// What the port `name` reads.
+    pub(crate) fn input(&self, name: &str) -> Option<&DraftPort> {
+        let mut inputs = self.inputs.iter();
+        inputs.find(|(port, _)| port == name).map(|(_, port)| port)
+    }
 }
 
 /// One entry of `inputs`.
@@ -85,20 +93,24 @@ pub(crate) enum Source {
 const WORTH_THREADS: usize = 64;
 
 /// What became of one stage.
-struct Made {
+struct Made<'r> {
     expansion: Expansion,
-    drafts: Option<Vec<Draft>>,
+    drafts: Option<Vec<Draft<'r>>>,
+    /// Whether it is one of a list of instances.
+    has_matrix: bool,
     used: BTreeSet<String>,
     mistakes: Vec<Diagnostic>,
 }
 
-fn of_stage(
+/// The instances of one stage; its table is used up if there are any.
+fn of_stage<'r>(
     name: &str,
-    stage: &StageDefinition,
+    stage: &mut StageDefinition,
     definition: &Definition,
-    registry: &Registry,
+    registry: &'r Registry,
     options: &LoadOptions,
-) -> Made {
+) -> Made<'r> {
+    let has_matrix = stage.table.contains_key("matrix");
     let mut used = BTreeSet::new();
     let mut mistakes = Vec::new();
     let mut expansion = if stage.is_broken {
@@ -107,9 +119,13 @@ fn of_stage(
         expand(name, stage, definition, options, &mut used, &mut mistakes)
     };
     let drafts = expansion.instances.take().map(|instances| {
-        instances
-            .into_iter()
-            .map(|coordinates| {
+        let mut table = std::mem::take(&mut stage.table);
+        table.remove("matrix");
+        let when = table.remove("when").map(|entry| entry.node);
+        let last = instances.len().saturating_sub(1);
+        let drafts = instances.into_iter().enumerate();
+        drafts
+            .map(|(nth, coordinates)| {
                 let mut maker = Maker {
                     stage: name,
                     filler: Filler::new(&definition.params, Some(&coordinates)),
@@ -118,7 +134,12 @@ fn of_stage(
                     registry,
                     mistakes: &mut mistakes,
                 };
-                let draft = maker.draft(stage);
+                let table = if nth == last {
+                    std::mem::take(&mut table)
+                } else {
+                    table.clone()
+                };
+                let draft = maker.draft(&stage.key, table, when.as_ref());
                 used.append(&mut maker.filler.used);
                 let mut found = std::mem::take(&mut maker.filler.mistakes);
                 mistakes.append(&mut found);
@@ -132,36 +153,40 @@ fn of_stage(
     Made {
         expansion,
         drafts,
+        has_matrix,
         used,
         mistakes,
     }
 }
 
-/// All instances by stage, and the names of `[params]` that they use. Nothing when there are too many.
-pub(crate) fn make(
-    definition: &Definition,
-    registry: &Registry,
+/// All instances by stage, and the names of `[params]` that they use. Nothing when there are too many. The stages of
+/// `definition` are used up.
+pub(crate) fn make<'r>(
+    definition: &mut Definition,
+    registry: &'r Registry,
     options: &LoadOptions,
     mistakes: &mut Vec<Diagnostic>,
-) -> Option<(BTreeMap<String, StageDrafts>, BTreeSet<String>)> {
-    let list: Vec<(&String, &StageDefinition)> = definition.stages.iter().collect();
-    let of = |&(name, stage): &(&String, &StageDefinition)| {
+) -> Option<(Stages<'r>, BTreeSet<String>)> {
+    let mut list = std::mem::take(&mut definition.stages);
+    let definition = &*definition;
+    let of = |(name, stage): &mut (String, StageDefinition)| {
         of_stage(name, stage, definition, registry, options)
     };
-    let made: Vec<Made> = if list.len() < WORTH_THREADS {
-        list.iter().map(of).collect()
+    let made: Vec<Made<'r>> = if list.len() < WORTH_THREADS {
+        list.iter_mut().map(of).collect()
     } else {
-        list.par_iter().map(of).collect()
+        list.par_iter_mut().map(of).collect()
     };
     let mut used = BTreeSet::new();
-    let mut stages = BTreeMap::new();
+    let mut stages = Vec::with_capacity(list.len());
     let mut total = 0;
-    for ((name, stage), mut made) in list.into_iter().zip(made) {
+    let known = |name: &str| find(&list, name).is_some();
+    for ((name, stage), mut made) in list.iter().zip(made) {
         used.append(&mut made.used);
         mistakes.append(&mut made.mistakes);
         let (expansion, drafts) = (made.expansion, made.drafts);
         // What the file lists one by one may be as much as it likes.
-        if stage.table.contains_key("matrix") {
+        if made.has_matrix {
             total += drafts.as_ref().map_or(1, Vec::len);
         }
         if total > options.max_instances {
@@ -180,20 +205,20 @@ pub(crate) fn make(
             Some(drafts) => {
                 for source in drafts
                     .iter()
-                    .flat_map(|draft| draft.inputs.values())
-                    .flat_map(|port| &port.sources)
+                    .flat_map(|draft| &draft.inputs)
+                    .flat_map(|(_, port)| &port.sources)
                 {
                     if let Source::Stage(reference) = &source.what {
                         note_first(&mut reads, &reference.stage, &source.node.place);
                     }
                 }
             }
-            None => unexpanded_reads(stage, definition, &mut reads, &mut used),
+            None => unexpanded_reads(stage, definition, known, &mut reads, &mut used),
         }
         for axis in &expansion.axes {
             note_first(&mut reads, &axis.reference.stage, &axis.node.place);
         }
-        stages.insert(
+        stages.push((
             name.clone(),
             StageDrafts {
                 key: stage.key.clone(),
@@ -203,10 +228,17 @@ pub(crate) fn make(
                 axes: expansion.axes,
                 waits_for: expansion.waits_for,
             },
-        );
+        ));
     }
     defer_readers(&mut stages);
     Some((stages, used))
+}
+
+/// Position of the stage called `name` in a list in order of the names.
+pub(crate) fn find<T>(stages: &[(String, T)], name: &str) -> Option<usize> {
+    stages
+        .binary_search_by(|(known, _)| known.as_str().cmp(name))
+        .ok()
 }
 
 fn note_first(reads: &mut Vec<(String, Place)>, stage: &str, place: &Place) {
@@ -226,6 +258,7 @@ fn note_first(reads: &mut Vec<(String, Place)>, stage: &str, place: &Place) {
 fn unexpanded_reads(
     stage: &StageDefinition,
     definition: &Definition,
+    is_known: impl Fn(&str) -> bool,
     reads: &mut Vec<(String, Place)>,
     used: &mut BTreeSet<String>,
 ) {
@@ -237,7 +270,7 @@ fn unexpanded_reads(
         }
         filled.walk(&mut |node| {
             if let Some(Ok(reference)) = node.as_str().map(references::parse)
-                && definition.stages.contains_key(&reference.stage)
+                && is_known(&reference.stage)
             {
                 note_first(reads, &reference.stage, &node.place);
             }
@@ -247,29 +280,28 @@ fn unexpanded_reads(
 }
 
 /// Takes the instances away from all that reads a stage without instances.
-fn defer_readers(stages: &mut BTreeMap<String, StageDrafts>) {
-    if stages.values().all(|stage| stage.waits_for.is_none()) {
+fn defer_readers(stages: &mut Stages<'_>) {
+    if stages.iter().all(|(_, stage)| stage.waits_for.is_none()) {
         return;
     }
     loop {
-        let waiting: Vec<(String, String)> = stages
+        let waiting: Vec<(usize, String)> = stages
             .iter()
-            .filter(|(_, stage)| stage.waits_for.is_none())
-            .filter_map(|(name, stage)| {
+            .enumerate()
+            .filter(|(_, (_, stage))| stage.waits_for.is_none())
+            .filter_map(|(position, (_, stage))| {
                 let reads = stage.reads.iter().map(|(read, _)| read);
                 let mut waiting = reads.filter(|read| {
-                    stages
-                        .get(*read)
-                        .is_some_and(|other| other.waits_for.is_some())
+                    find(stages, read).is_some_and(|other| stages[other].1.waits_for.is_some())
                 });
-                Some((name.clone(), waiting.next()?.clone()))
+                Some((position, waiting.next()?.clone()))
             })
             .collect();
         if waiting.is_empty() {
             return;
         }
-        for (name, producer) in waiting {
-            let stage = stages.get_mut(&name).expect("it was just found");
+        for (position, producer) in waiting {
+            let stage = &mut stages[position].1;
             stage.drafts = None;
             stage.waits_for = Some(producer);
         }
@@ -378,13 +410,13 @@ fn check_kind_of_broken(
     }
 }
 
-fn look_up(
+fn look_up<'r>(
     kind: &str,
     node: &Node,
-    registry: &Registry,
+    registry: &'r Registry,
     mistakes: &mut Vec<Diagnostic>,
-) -> Option<StageKind> {
-    let found = registry.get(kind).cloned();
+) -> Option<&'r StageKind> {
+    let found = registry.get(kind);
     if found.is_none() {
         let names = registry.kinds().map(|kind| kind.name.as_str());
         let help = suggestion_and(kind, names, "`natron stages` lists all of them");
@@ -397,37 +429,25 @@ fn look_up(
     found
 }
 
-struct Maker<'a> {
+struct Maker<'a, 'r> {
     stage: &'a str,
     filler: Filler<'a>,
     coordinates: &'a Coordinates,
     definition: &'a Definition,
-    registry: &'a Registry,
+    registry: &'r Registry,
     mistakes: &'a mut Vec<Diagnostic>,
 }
 
-impl Maker<'_> {
-    fn draft(&mut self, stage: &StageDefinition) -> Draft {
-        let filled: Table = stage
-            .table
-            .iter()
-            .filter(|(key, _)| !["matrix", "when"].contains(&key.as_str()))
-            .map(|(key, entry)| {
-                let node = self.filler.fill(&entry.node);
-                let key_place = entry.key.clone();
-                (
-                    key.clone(),
-                    Entry {
-                        key: key_place,
-                        node,
-                    },
-                )
-            })
-            .collect();
-        let is_on = self.condition(&stage.table);
+impl<'r> Maker<'_, 'r> {
+    /// The instance that `filled`, all but `matrix` and `when` of the stage whose name stands at `key`, describes.
+    fn draft(&mut self, key: &Place, mut filled: Table, when: Option<&Node>) -> Draft<'r> {
+        for entry in filled.values_mut() {
+            self.filler.fill_in(&mut entry.node);
+        }
+        let is_on = when.is_none_or(|when| self.condition(when));
         let uses = filled
             .get("uses")
-            .map_or(&stage.key, |entry| &entry.node.place)
+            .map_or(key, |entry| &entry.node.place)
             .clone();
         let mut draft = Draft {
             name: matrix::instance_name(self.stage, self.coordinates),
@@ -437,7 +457,7 @@ impl Maker<'_> {
             kind: None,
             parameters: None,
             has_with: filled.contains_key("with"),
-            inputs: BTreeMap::new(),
+            inputs: Vec::new(),
             settings: Settings::default(),
         };
         if !is_on {
@@ -448,17 +468,18 @@ impl Maker<'_> {
         {
             draft.kind = look_up(kind, &entry.node, self.registry, self.mistakes);
         }
-        let with = filled.get("with").map(|entry| &entry.node);
-        if let Some(with) = with {
+        let with = filled.remove("with").map(|entry| entry.node);
+        if let Some(with) = &with {
             expect_table("`with`", with, self.mistakes);
         }
-        if let Some(kind) = &draft.kind {
+        if let Some(kind) = draft.kind {
             draft.parameters = Some(parameters::parse(kind, with, &draft.uses, self.mistakes));
         }
-        if let Some(entry) = filled.get("inputs")
-            && let Some(table) = expect_table("`inputs`", &entry.node, self.mistakes)
-        {
-            draft.inputs = self.inputs(table);
+        if let Some(Entry { node, .. }) = filled.remove("inputs") {
+            expect_table("`inputs`", &node, self.mistakes);
+            if let Content::Table(table) = node.content {
+                draft.inputs = self.inputs(table);
+            }
         }
         draft.settings = settings::read(
             &filled,
@@ -469,11 +490,8 @@ impl Maker<'_> {
         draft
     }
 
-    fn condition(&mut self, table: &Table) -> bool {
-        let Some(entry) = table.get("when") else {
-            return true;
-        };
-        let node = &entry.node;
+    /// Whether the `when` that `node` is lets the instance run.
+    fn condition(&mut self, node: &Node) -> bool {
         let help = "`when = \"${params.NAME}\"` takes a boolean, `when = \"${matrix.AXIS} == 'a'\"` compares";
         match &node.content {
             Content::Bool(truth) => *truth,
@@ -516,44 +534,43 @@ impl Maker<'_> {
         }
     }
 
-    fn inputs(&mut self, table: &Table) -> BTreeMap<String, DraftPort> {
-        let mut inputs = BTreeMap::new();
-        for (port, entry) in table {
-            if let Err(mistake) = names::check("an input", port, &entry.key) {
+    fn inputs(&mut self, table: Table) -> Vec<(String, DraftPort)> {
+        let mut inputs = Vec::with_capacity(table.keys().count());
+        for (port, Entry { key, node }) in table {
+            if let Err(mistake) = names::check("an input", &port, &key) {
                 self.mistakes.push(mistake);
                 continue;
             }
             let mut draft = DraftPort {
-                key: entry.key.clone(),
+                key,
                 sources: Vec::new(),
                 is_broken: false,
             };
-            match &entry.node.content {
-                Content::Array(items) if items.is_empty() => {
+            match node.content {
+                Content::Array(ref items) if items.is_empty() => {
                     draft.is_broken = true;
                     self.mistakes.push(
-                        entry
-                            .node
-                            .mistake(code::BAD_INPUT, format!("input `{port}` reads nothing"), "")
+                        node.mistake(code::BAD_INPUT, format!("input `{port}` reads nothing"), "")
                             .help(references::SHAPES),
                     );
                 }
                 Content::Array(items) => {
                     for item in items {
-                        self.source(port, item, &mut draft);
+                        self.source(&port, item, &mut draft);
                     }
                 }
-                _ => self.source(port, &entry.node, &mut draft),
+                _ => self.source(&port, node, &mut draft),
             }
-            inputs.insert(port.clone(), draft);
+            draft.sources.shrink_to_fit();
+            inputs.push((port, draft));
         }
         inputs
     }
 
-    fn source(&mut self, port: &str, node: &Node, draft: &mut DraftPort) {
+    fn source(&mut self, port: &str, node: Node, draft: &mut DraftPort) {
         let mut part = Part::default();
         let what = match &node.content {
-            Content::String(text) => self.reference(port, node, text),
+            Content::String(text) => self.reference(port, &node, text),
             Content::Table(table) if table.contains_key("from") => {
                 match self.part(port, table, &mut part) {
                     Some(from) => {
@@ -563,18 +580,18 @@ impl Maker<'_> {
                     None => None,
                 }
             }
-            Content::Table(table) => self.file(port, node, table),
+            Content::Table(table) => self.file(port, &node, table),
             _ => {
                 let what = format!("input `{port}`");
-                wrong_type(&what, node, "the name of a stage or a file", self.mistakes);
+                wrong_type(&what, &node, "the name of a stage or a file", self.mistakes);
                 None
             }
         };
         // Mistakes of the reference are shown at the reference.
-        let node = node.at(&["from"]).unwrap_or(node);
+        let from = node.at(&["from"]).cloned();
         match what {
             Some(what) => draft.sources.push(DraftSource {
-                node: node.clone(),
+                node: from.unwrap_or(node),
                 what,
                 part,
             }),

@@ -313,8 +313,8 @@ pub fn load_text(
         files.push(overrides::apply_set(&mut root, set, &mut mistakes));
     }
     let stem = Path::new(name).file_stem().and_then(|stem| stem.to_str());
-    let definition = definition::read(&root, stem.unwrap_or("pipeline"), &mut mistakes);
-    let drafts = drafts::make(&definition, registry, options, &mut mistakes);
+    let mut definition = definition::read(root, stem.unwrap_or("pipeline"), &mut mistakes);
+    let drafts = drafts::make(&mut definition, registry, options, &mut mistakes);
     let Some((stages, mut used)) = drafts else {
         return Err(in_order(mistakes, &files));
     };

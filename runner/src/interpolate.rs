@@ -11,7 +11,7 @@ use std::{
 use crate::{
     Diagnostic, Place, code,
     did_you_mean::suggestion_or,
-    document::{Content, Entry, Node},
+    document::{Content, Node},
 };
 
 /// References nested deeper than this are a mistake; the walk is recursive.
@@ -61,33 +61,29 @@ impl<'a> Filler<'a> {
 
     /// `node` with all references filled in; [`Content::Broken`] where that failed.
     pub(crate) fn fill(&mut self, node: &Node) -> Node {
-        let content = match &node.content {
-            Content::String(text) if text.contains("${") => return self.fill_text(node, text),
-            Content::Array(items) => {
-                Content::Array(items.iter().map(|item| self.fill(item)).collect())
+        let mut filled = node.clone();
+        self.fill_in(&mut filled);
+        filled
+    }
+
+    /// Fills all references of `node` in; [`Content::Broken`] where that fails.
+    pub(crate) fn fill_in(&mut self, node: &mut Node) {
+        match &mut node.content {
+            Content::String(text) if text.contains("${") => {
+                let text = std::mem::take(text);
+                *node = self.fill_text(node, text);
             }
-            Content::Table(table) => Content::Table(
-                table
-                    .iter()
-                    .map(|(name, entry)| {
-                        let entry = Entry {
-                            key: entry.key.clone(),
-                            node: self.fill(&entry.node),
-                        };
-                        (name.clone(), entry)
-                    })
-                    .collect(),
-            ),
-            other => other.clone(),
-        };
-        Node {
-            content,
-            ..node.clone()
+            Content::Array(items) => items.iter_mut().for_each(|item| self.fill_in(item)),
+            Content::Table(table) => table
+                .values_mut()
+                .for_each(|entry| self.fill_in(&mut entry.node)),
+            _ => {}
         }
     }
 
-    fn fill_text(&mut self, node: &Node, text: &str) -> Node {
-        let pieces = match pieces(text) {
+    /// What `text`, the content of `node`, comes to.
+    fn fill_text(&mut self, node: &Node, text: String) -> Node {
+        let mut pieces = match pieces(&text) {
             Ok(pieces) => pieces,
             Err(rest) => {
                 let message = format!("`{}` is not closed by `}}`", first_line(rest));
@@ -108,6 +104,10 @@ impl<'a> Filler<'a> {
                 },
                 None => node.broken(),
             };
+        }
+        if let [Piece::Text(filled)] = pieces.as_mut_slice() {
+            let content = Content::String(std::mem::take(filled));
+            return Node::new(node.place.clone(), content);
         }
         let mut filled = String::new();
         let mut origin = None;

@@ -27,16 +27,15 @@ pub(crate) struct Parameters {
 /// Parses `with` (of the stage whose `uses` stands at `uses`) as parameters of `kind`.
 pub(crate) fn parse(
     kind: &StageKind,
-    with: Option<&Node>,
+    with: Option<Node>,
     uses: &Place,
     mistakes: &mut Vec<Diagnostic>,
 ) -> Parameters {
-    let empty = Node::new(uses.clone(), Content::Table(Table::new()));
     let mut reader = Reader {
         kind,
         uses,
-        with: with.unwrap_or(&empty).clone(),
         has_with: with.is_some(),
+        with: with.unwrap_or_else(|| Node::new(uses.clone(), Content::Table(Table::new()))),
         dropped: BTreeSet::new(),
         found: 0,
         mistakes,

@@ -11,19 +11,16 @@ use crate::{
     Diagnostic, Place, code,
     did_you_mean::{listed, suggestion_or},
     document::{self, Node},
-    drafts::{Draft, StageDrafts},
+    drafts::{self, Draft, Stages},
     interpolate::Coordinates,
     matrix::value_text,
     references::{Reference, SHAPES, Selected},
 };
 
-/// An instance: name of the stage, position among its instances.
-pub(crate) type Id = (String, usize);
-
 /// What a reference comes to.
 pub(crate) enum Resolved {
-    /// These instances; several when gathered.
-    Instances(Vec<Id>),
+    /// These instances of the stage at the first position; several when gathered.
+    Instances(usize, Vec<usize>),
     /// Instances that their `when` switches off.
     Off,
     /// Something that was complained about.
@@ -32,10 +29,10 @@ pub(crate) enum Resolved {
 
 /// The stages that take part in cycles; each cycle is reported.
 pub(crate) fn cyclic_stages(
-    stages: &BTreeMap<String, StageDrafts>,
+    stages: &Stages<'_>,
     mistakes: &mut Vec<Diagnostic>,
 ) -> BTreeSet<String> {
-    let names: Vec<&str> = stages.keys().map(String::as_str).collect();
+    let names: Vec<&str> = stages.iter().map(|(name, _)| name.as_str()).collect();
     // Consumer -> producer, with the first place that says so.
     let mut reads: BTreeMap<(usize, usize), Place> = BTreeMap::new();
     for (consumer, (_, stage)) in stages.iter().enumerate() {
@@ -128,20 +125,21 @@ fn cycle_mistake(
 
 /// The instances that `reference`, written in `node` of an instance at `coordinates`, reads.
 pub(crate) fn resolve(
-    stages: &BTreeMap<String, StageDrafts>,
+    stages: &Stages<'_>,
     node: &Node,
     reference: &Reference,
     coordinates: &Coordinates,
     mistakes: &mut Vec<Diagnostic>,
 ) -> Resolved {
-    let Some(stage) = stages.get(&reference.stage) else {
-        let names = stages.keys().map(String::as_str);
+    let Some(position) = drafts::find(stages, &reference.stage) else {
+        let names = stages.iter().map(|(name, _)| name.as_str());
         let otherwise = format!("the stages are {}; {SHAPES}", listed(names.clone()));
         let help = suggestion_or(&reference.stage, names, &otherwise);
         let message = format!("there is no stage `{}`", reference.stage);
         mistakes.push(node.mistake(code::UNKNOWN_STAGE, message, "").help(help));
         return Resolved::Broken;
     };
+    let stage = &stages[position].1;
     let Some(drafts) = &stage.drafts else {
         return Resolved::Broken;
     };
@@ -155,15 +153,12 @@ pub(crate) fn resolve(
     let Some(chosen) = chooser.choose(coordinates) else {
         return Resolved::Broken;
     };
-    let on: Vec<Id> = chosen
-        .into_iter()
-        .filter(|position| drafts[*position].is_on)
-        .map(|position| (reference.stage.clone(), position))
-        .collect();
+    let mut on = chosen;
+    on.retain(|position| drafts[*position].is_on);
     if on.is_empty() {
         Resolved::Off
     } else {
-        Resolved::Instances(on)
+        Resolved::Instances(position, on)
     }
 }
 
@@ -180,7 +175,7 @@ pub(crate) struct Index {
 type Positions = BTreeMap<Vec<String>, Vec<usize>>;
 
 impl Index {
-    fn new(drafts: &[Draft]) -> Self {
+    fn new(drafts: &[Draft<'_>]) -> Self {
         let mut values: BTreeMap<String, BTreeMap<String, Node>> = BTreeMap::new();
         for (axis, value) in drafts.iter().flat_map(|draft| &draft.coordinates) {
             let texts = values.entry(axis.clone()).or_default();
@@ -196,7 +191,7 @@ impl Index {
     }
 
     /// Positions of the instances that stand at `texts` on `axes`.
-    fn at(&self, drafts: &[Draft], axes: Vec<String>, texts: &[String]) -> Vec<usize> {
+    fn at(&self, drafts: &[Draft<'_>], axes: Vec<String>, texts: &[String]) -> Vec<usize> {
         let mut by_axes = self.by_axes.borrow_mut();
         let positions = by_axes.entry(axes).or_insert_with_key(|axes| {
             let mut positions = Positions::new();
@@ -212,7 +207,7 @@ impl Index {
 
 struct Chooser<'a> {
     reference: &'a Reference,
-    drafts: &'a [Draft],
+    drafts: &'a [Draft<'a>],
     index: &'a Index,
     node: &'a Node,
     mistakes: &'a mut Vec<Diagnostic>,

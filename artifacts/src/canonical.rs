@@ -4,6 +4,8 @@
 //! are distinct, floats are IEEE bits with -0 made 0, strings are Unicode NFC. Two values are equal exactly when their
 //! encodings are.
 
+mod direct;
+
 use serde::Serialize;
 use serde_json::Value;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
@@ -28,8 +30,8 @@ pub fn encode(value: &Value) -> Vec<u8> {
 ///
 /// When `value` does not serialize (a map with keys that are not strings): a mistake of the program.
 pub fn digest(context: &str, value: &impl Serialize) -> Digest {
-    let value = serde_json::to_value(value).expect("keys are made of plain structs");
-    Digest::from_bytes(blake3::derive_key(context, &encode(&value)))
+    let encoded = direct::encode(value).expect("keys are made of plain structs");
+    Digest::from_bytes(blake3::derive_key(context, &encoded))
 }
 
 fn put(value: &Value, bytes: &mut Vec<u8>) {

@@ -6,6 +6,8 @@ use natron_artifacts::{ColumnType, Digest, Kind, canonical};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::SharedValue;
+
 /// The name of a computation: the digest of its [`Ingredients`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -57,7 +59,7 @@ pub struct Ingredients {
     /// Fingerprint of the code that defines the kind.
     pub code: String,
     /// Parameters with defaults filled in, without paths.
-    pub parameters: Value,
+    pub parameters: SharedValue,
     /// The stage's seed.
     pub seed: u64,
     /// Numeric class: `portable`, or what the bits of results are tied to.
@@ -132,7 +134,7 @@ impl Ingredients {
             format: canonical::FORMAT,
             kind: kind.into(),
             code: code.into(),
-            parameters: Value::Object(serde_json::Map::new()),
+            parameters: Value::Object(serde_json::Map::new()).into(),
             seed: 0,
             numeric: "portable".into(),
             device: None,
@@ -268,7 +270,8 @@ mod tests {
 
     fn ingredients() -> Ingredients {
         let mut ingredients = Ingredients::new("finetune", "c0de");
-        ingredients.parameters = json!({"learning_rate": 1e-4, "epochs": 100, "heads": [1, 2]});
+        ingredients.parameters =
+            json!({"learning_rate": 1e-4, "epochs": 100, "heads": [1, 2]}).into();
         ingredients.seed = u64::MAX;
         ingredients.outputs.insert("model".into(), Kind::Model);
         ingredients.inputs.insert(
@@ -422,7 +425,7 @@ mod tests {
         fn there_is_a_difference_exactly_when_keys_differ(a in json_value(), b in json_value()) {
             let with = |value: &Value| {
                 let mut ingredients = ingredients();
-                ingredients.parameters = value.clone();
+                ingredients.parameters = value.clone().into();
                 ingredients
             };
             let (a, b) = (with(&a), with(&b));

@@ -38,6 +38,7 @@ pub mod clock;
 pub mod collect;
 pub mod health;
 pub mod recording;
+mod shared_value;
 pub mod stats;
 
 mod actions;
@@ -58,6 +59,7 @@ mod writer;
 pub use actions::{Accepted, DamagedRecord, Execution, Hit, Record};
 pub use key::{ColumnIngredient, Difference, Ingredients, InputIngredient, StageKey, diff};
 pub use lease::Lease;
+pub use shared_value::SharedValue;
 pub use stat_cache::{FileStat, StatCache, StatError};
 pub use storage::{
     Disk, Durability, Entry, EntryKind, Storage, StorageFile, StorageReader, read_regular,

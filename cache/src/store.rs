@@ -1021,7 +1021,7 @@ mod tests {
 
     fn ingredients(seed: u64) -> Ingredients {
         let mut ingredients = Ingredients::new("toy", "c0de");
-        ingredients.parameters = json!({"learning_rate": 1e-4});
+        ingredients.parameters = json!({"learning_rate": 1e-4}).into();
         ingredients.seed = seed;
         ingredients.outputs.insert("files".into(), Kind::Files);
         ingredients

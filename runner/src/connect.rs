@@ -4,15 +4,20 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
-use natron_artifacts::{Gpu, InputColumns, InputPort, Kind, PortSchema, Schemas, Signature};
+use natron_artifacts::{
+    Gpu, InputColumns, InputPort, Kind, ParsedStage, PortSchema, Schemas, Signature,
+};
+use natron_cache::SharedValue;
 use petgraph::graph::{DiGraph, NodeIndex};
+use rayon::prelude::*;
 use serde_json::Value;
 
 use crate::{
-    AwaitedAxis, Deferred, Diagnostic, EdgeLabel, InputEdge, Instance, LoadOptions, Part, Place,
-    code,
+    AwaitedAxis, Deferred, Diagnostic, EdgeLabel, InputEdge, Instance, LoadOptions, Parsed, Part,
+    Place, code,
     did_you_mean::{listed, nearest, suggestion_or},
     document::Node,
     drafts::{self, Draft, DraftPort, DraftSource, Source, Stages},
@@ -21,6 +26,9 @@ use crate::{
     settings::automatic_seed,
     wiring::{self, Resolved},
 };
+
+/// Fewer instances than this are checked by one thread.
+const WORTH_THREADS: usize = 64;
 
 /// Instances in topological order, their edges, and what is not known yet.
 pub(crate) struct Connected {
@@ -42,9 +50,7 @@ pub(crate) fn connect(
     let mut connector = Connector::new(&stages, options, mistakes);
     connector.wire(&cyclic);
     let order = connector.order();
-    for id in &order {
-        connector.check(*id);
-    }
+    connector.check(&order);
     connector.check_views();
     let listed = connector.listed_axes(&cyclic);
     let nodes = connector.nodes;
@@ -128,7 +134,7 @@ struct Connector<'a> {
     /// The instances that are on.
     nodes: Vec<Option<Wired>>,
     /// What each path asked for is, if it exists.
-    files: BTreeMap<PathBuf, Option<Kind>>,
+    files: Mutex<BTreeMap<PathBuf, Option<Kind>>>,
     mistakes: &'a mut Vec<Diagnostic>,
 }
 
@@ -150,7 +156,7 @@ impl<'a> Connector<'a> {
             nodes: Vec::with_capacity(drafts.len()),
             drafts,
             first,
-            files: BTreeMap::new(),
+            files: Mutex::default(),
             mistakes,
         }
     }
@@ -196,7 +202,7 @@ impl<'a> Connector<'a> {
                     let path = self.options.workspace.join(path);
                     let node = source.node.at(&["file"]).unwrap_or(&source.node);
                     let Some(kind) = self.kind_of(&path) else {
-                        self.missing_file(&path, node);
+                        self.mistakes.push(missing_file(self.options, &path, node));
                         quiet = Some(Quiet::Broken);
                         continue;
                     };
@@ -289,131 +295,81 @@ impl<'a> Connector<'a> {
         self.nodes[id].as_ref().expect("only what is on is read")
     }
 
-    /// Asks an instance for its signature and checks its inputs against it.
-    fn check(&mut self, id: Id) {
-        let draft = self.draft(id);
-        let mut wired = self.nodes[id].take().expect("only what is on is ordered");
-        let schemas = self.schemas(self.stage(id), draft, &mut wired);
-        self.sign(self.stage(id), draft, &schemas, &mut wired);
-        self.nodes[id] = Some(wired);
-    }
-
-    fn sign(&mut self, stage: &str, draft: &Draft<'_>, schemas: &Found, wired: &mut Wired) {
-        let (Some(kind), Some(parameters)) = (draft.kind, &draft.parameters) else {
-            wired.is_tainted = true;
-            return;
-        };
-        let Some(parsed) = &parameters.parsed else {
-            wired.is_tainted = true;
-            // Whatever the parameters are, the ports mostly have the same names.
-            if let Some(typical) = parameters::typical_signature(kind) {
-                self.check_unknown_ports(stage, draft, &typical);
+    /// Asks the instances, producers before consumers, for their signatures and checks their inputs against them: those
+    /// together of which none reads another.
+    fn check(&mut self, order: &[Id]) {
+        let mut rest = order;
+        let mut batch_of = vec![0; self.nodes.len()];
+        for number in 1.. {
+            let reads_batch = |id: Id, batch_of: &[usize]| {
+                let inputs = self.node(id).inputs.iter();
+                let mut sources = inputs.flat_map(|(_, sources)| sources);
+                sources.any(|source| match &source.what {
+                    WiredInput::Instance { id, .. } => batch_of[*id] == number,
+                    WiredInput::File { .. } => false,
+                })
+            };
+            let mut length = 0;
+            while let Some(id) = rest.get(length)
+                && !reads_batch(*id, &batch_of)
+            {
+                batch_of[*id] = number;
+                length += 1;
             }
-            return;
-        };
-        wired.is_tainted |= !parameters.is_good;
-        let signature = match parsed.stage.signature(&schemas.schemas) {
-            Ok(signature) => signature,
-            Err(error) => {
-                // With inputs or parameters missing the refusal may be their consequence.
-                if !wired.is_tainted {
-                    self.mistakes.push(parameters::refusal(
-                        &kind.name,
-                        &error,
-                        &parameters.with,
-                        draft.has_with,
-                        &draft.uses,
-                    ));
-                }
-                wired.is_tainted = true;
+            let (batch, after) = rest.split_at(length);
+            if batch.is_empty() {
                 return;
             }
-        };
-        self.check_ports(stage, draft, &signature, wired);
-        for port in &signature.inputs {
-            for ((at, sources), known) in wired.inputs.iter().zip(&schemas.by_port) {
-                let (name, draft_port) = &draft.inputs[*at];
-                if *name == port.name {
-                    self.check_port(&kind.name, port, draft_port, sources, known);
-                }
-            }
+            rest = after;
+            self.check_batch(batch);
         }
-        self.check_sources(draft, &parameters.with, &signature, wired);
-        self.check_outputs(stage, draft, &signature);
-        if let Some(request) = &draft.settings.gpu
-            && request.policy == Gpu::Required
-            && !uses_gpus(&signature)
-        {
-            let message = format!("`{}` computes on the CPU and cannot use a GPU", kind.name);
-            self.mistakes.push(
-                request
-                    .node
-                    .mistake(code::BAD_VALUE, message, "")
-                    .help("take `gpu` away; programs can use one, by `uses = \"command\"`"),
-            );
-        }
-        wired.signature = Some(signature);
     }
 
-    /// What is known of the inputs; names the outputs that are taken.
-    fn schemas(&mut self, stage: &str, draft: &Draft<'_>, wired: &mut Wired) -> Found {
-        let mut found = Found::default();
-        let mut tainted = wired.is_tainted;
-        for (at, sources) in &mut wired.inputs {
-            let (port, draft_port) = &draft.inputs[*at];
-            let mut schemas = Vec::with_capacity(sources.len());
-            for source in sources {
-                let DraftSource { node, part, .. } = &draft_port.sources[source.nth];
-                let schema = match &mut source.what {
-                    WiredInput::File { kind, .. } => Some(PortSchema::of(*kind)),
-                    WiredInput::Instance { id, output } => {
-                        let producer = self.node(*id);
-                        tainted |= producer.is_tainted;
-                        match &producer.signature {
-                            None => None,
-                            Some(signature) => {
-                                let consumer = (stage, port.as_str());
-                                let name = self.stage(*id);
-                                let chosen = choose_output(
-                                    consumer,
-                                    name,
-                                    signature,
-                                    output.as_deref(),
-                                    node,
-                                );
-                                match chosen {
-                                    Ok((chosen, mut schema)) => {
-                                        *output = Some(chosen);
-                                        if producer.is_tainted {
-                                            schema.columns = None;
-                                        }
-                                        match in_part(consumer, schema, part, name, node) {
-                                            Ok(schema) => Some(schema),
-                                            Err(mistake) => {
-                                                self.mistakes.push(*mistake);
-                                                None
-                                            }
-                                        }
-                                    }
-                                    Err(mistake) => {
-                                        self.mistakes.push(*mistake);
-                                        None
-                                    }
-                                }
-                            }
-                        }
-                    }
-                };
-                tainted |= schema.is_none();
-                if let Some(schema) = &schema {
-                    found.schemas.push(port.clone(), schema.clone());
-                }
-                schemas.push(schema);
-            }
-            found.by_port.push(schemas);
+    fn check_batch(&mut self, batch: &[Id]) {
+        let taken: Vec<(Id, Wired)> = batch
+            .iter()
+            .map(|id| {
+                (
+                    *id,
+                    self.nodes[*id].take().expect("only what is on is ordered"),
+                )
+            })
+            .collect();
+        let this = &*self;
+        let check = |(id, mut wired): (Id, Wired)| {
+            let (stage, draft) = (this.stage(id), this.draft(id));
+            let mut checker = Checker {
+                connector: this,
+                mistakes: Vec::new(),
+            };
+            let schemas = checker.schemas(stage, draft, &mut wired);
+            checker.sign(stage, draft, &schemas, &mut wired);
+            (id, wired, checker.mistakes)
+        };
+        let checked: Vec<(Id, Wired, Vec<Diagnostic>)> = if batch.len() < WORTH_THREADS {
+            taken.into_iter().map(check).collect()
+        } else {
+            taken.into_par_iter().map(check).collect()
+        };
+        for (id, wired, mut mistakes) in checked {
+            self.nodes[id] = Some(wired);
+            self.mistakes.append(&mut mistakes);
         }
-        wired.is_tainted = tainted;
-        found
+    }
+
+    /// What is at `path`; nothing if there is nothing.
+    fn kind_of(&self, path: &Path) -> Option<Kind> {
+        let files = || self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = files().get(path) {
+            return *known;
+        }
+        let kind = match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => Some(Kind::Files),
+            Ok(_) => Some(Kind::File),
+            Err(_) => None,
+        };
+        files().insert(path.to_owned(), kind);
+        kind
     }
 
     /// What the axes that artifacts list and that are not known yet wait for; checks all of them.
@@ -490,6 +446,170 @@ impl<'a> Connector<'a> {
         awaited.into_values().collect()
     }
 
+    /// No two views show at one path, and none inside another.
+    fn check_views(&mut self) {
+        let mut by_path: BTreeMap<&str, (&str, &Place)> = BTreeMap::new();
+        for (_, stage) in self.stages {
+            for draft in stage.drafts.iter().flatten() {
+                for view in draft.settings.views.values() {
+                    let place = &view.node.place;
+                    let folders = view.path.match_indices('/').map(|(at, _)| &view.path[..at]);
+                    let below = format!("{}/", view.path);
+                    let clash = folders
+                        .chain([view.path.as_str()])
+                        .find_map(|path| by_path.get_key_value(path))
+                        .or_else(|| {
+                            let next = by_path.range(below.as_str()..).next();
+                            next.filter(|(other, _)| other.starts_with(&below))
+                        });
+                    if let Some((other, (owner, other_place))) = clash {
+                        let what = if view.path == **other {
+                            format!("shows at `{}` too", view.path)
+                        } else {
+                            format!("shows at `{other}`, and one is inside the other")
+                        };
+                        let mut mistake = view
+                            .node
+                            .mistake(code::BAD_VIEW, format!("`{owner}` {what}"), "")
+                            .help("every view has a path of its own; instances of a matrix name an axis in it, as `${matrix.fold}`");
+                        if *other_place != place {
+                            mistake = mistake.also(other_place, "the other view");
+                        }
+                        self.mistakes.push(mistake);
+                    } else {
+                        by_path.insert(&view.path, (&draft.name, place));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Checks one instance; what it reads has been checked before.
+struct Checker<'c> {
+    connector: &'c Connector<'c>,
+    mistakes: Vec<Diagnostic>,
+}
+
+impl Checker<'_> {
+    fn sign(&mut self, stage: &str, draft: &Draft<'_>, schemas: &Found, wired: &mut Wired) {
+        let (Some(kind), Some(parameters)) = (draft.kind, &draft.parameters) else {
+            wired.is_tainted = true;
+            return;
+        };
+        let Some(parsed) = &parameters.parsed else {
+            wired.is_tainted = true;
+            // Whatever the parameters are, the ports mostly have the same names.
+            if let Some(typical) = parameters::typical_signature(kind) {
+                self.check_unknown_ports(stage, draft, &typical);
+            }
+            return;
+        };
+        wired.is_tainted |= !parameters.is_good;
+        let signature = match parsed.stage.signature(&schemas.schemas) {
+            Ok(signature) => signature,
+            Err(error) => {
+                // With inputs or parameters missing the refusal may be their consequence.
+                if !wired.is_tainted {
+                    self.mistakes.push(parameters::refusal(
+                        &kind.name,
+                        &error,
+                        &parameters.with,
+                        draft.has_with,
+                        &draft.uses,
+                    ));
+                }
+                wired.is_tainted = true;
+                return;
+            }
+        };
+        self.check_ports(stage, draft, &signature, wired);
+        for port in &signature.inputs {
+            for ((at, sources), known) in wired.inputs.iter().zip(&schemas.by_port) {
+                let (name, draft_port) = &draft.inputs[*at];
+                if *name == port.name {
+                    self.check_port(&kind.name, port, draft_port, sources, known);
+                }
+            }
+        }
+        self.check_sources(draft, &parameters.with, &signature, wired);
+        self.check_outputs(stage, draft, &signature);
+        if let Some(request) = &draft.settings.gpu
+            && request.policy == Gpu::Required
+            && !uses_gpus(&signature)
+        {
+            let message = format!("`{}` computes on the CPU and cannot use a GPU", kind.name);
+            self.mistakes.push(
+                request
+                    .node
+                    .mistake(code::BAD_VALUE, message, "")
+                    .help("take `gpu` away; programs can use one, by `uses = \"command\"`"),
+            );
+        }
+        wired.signature = Some(signature);
+    }
+
+    /// What is known of the inputs; names the outputs that are taken.
+    fn schemas(&mut self, stage: &str, draft: &Draft<'_>, wired: &mut Wired) -> Found {
+        let mut found = Found::default();
+        let mut tainted = wired.is_tainted;
+        for (at, sources) in &mut wired.inputs {
+            let (port, draft_port) = &draft.inputs[*at];
+            let mut schemas = Vec::with_capacity(sources.len());
+            for source in sources {
+                let DraftSource { node, part, .. } = &draft_port.sources[source.nth];
+                let schema = match &mut source.what {
+                    WiredInput::File { kind, .. } => Some(PortSchema::of(*kind)),
+                    WiredInput::Instance { id, output } => {
+                        let producer = self.connector.node(*id);
+                        tainted |= producer.is_tainted;
+                        match &producer.signature {
+                            None => None,
+                            Some(signature) => {
+                                let consumer = (stage, port.as_str());
+                                let name = self.connector.stage(*id);
+                                let chosen = choose_output(
+                                    consumer,
+                                    name,
+                                    signature,
+                                    output.as_deref(),
+                                    node,
+                                );
+                                match chosen {
+                                    Ok((chosen, mut schema)) => {
+                                        *output = Some(chosen);
+                                        if producer.is_tainted {
+                                            schema.columns = None;
+                                        }
+                                        match in_part(consumer, schema, part, name, node) {
+                                            Ok(schema) => Some(schema),
+                                            Err(mistake) => {
+                                                self.mistakes.push(*mistake);
+                                                None
+                                            }
+                                        }
+                                    }
+                                    Err(mistake) => {
+                                        self.mistakes.push(*mistake);
+                                        None
+                                    }
+                                }
+                            }
+                        }
+                    }
+                };
+                tainted |= schema.is_none();
+                if let Some(schema) = &schema {
+                    found.schemas.push(port.clone(), schema.clone());
+                }
+                schemas.push(schema);
+            }
+            found.by_port.push(schemas);
+        }
+        wired.is_tainted = tainted;
+        found
+    }
+
     /// Which ports are given that are unknown, and which are needed that are not given.
     fn check_ports(
         &mut self,
@@ -531,8 +651,8 @@ impl<'a> Connector<'a> {
                         "stage `{stage}` lacks the input `{name}`, {}",
                         with_article(port.kind)
                     );
-                    let position = drafts::find(self.stages, stage);
-                    let key = position.map_or(&draft.uses, |at| &self.stages[at].1.key);
+                    let position = drafts::find(self.connector.stages, stage);
+                    let key = position.map_or(&draft.uses, |at| &self.connector.stages[at].1.key);
                     self.mistakes.push(
                         Diagnostic::error(code::MISSING_INPUT, message, key, "")
                             .help(format!("add `inputs.{name} = \"STAGE\"`")),
@@ -632,8 +752,8 @@ impl<'a> Connector<'a> {
     fn shown(&self, source: &WiredSource) -> String {
         match &source.what {
             WiredInput::Instance { id, output } => match output {
-                Some(output) => format!("`{}.{output}`", self.stage(*id)),
-                None => format!("`{}`", self.stage(*id)),
+                Some(output) => format!("`{}.{output}`", self.connector.stage(*id)),
+                None => format!("`{}`", self.connector.stage(*id)),
             },
             WiredInput::File { path, .. } => {
                 let name = path.file_name().unwrap_or(path.as_os_str());
@@ -668,8 +788,8 @@ impl<'a> Connector<'a> {
         wired: &mut Wired,
     ) {
         for source in &signature.sources {
-            let path = self.options.workspace.join(&source.path);
-            if self.kind_of(&path).is_none() {
+            let path = self.connector.options.workspace.join(&source.path);
+            if self.connector.kind_of(&path).is_none() {
                 let node = with
                     .at(&source.name.split('.').collect::<Vec<_>>())
                     .filter(|node| node.as_str().is_some())
@@ -678,86 +798,34 @@ impl<'a> Connector<'a> {
                     .unwrap_or_else(|| {
                         Node::new(draft.uses.clone(), crate::document::Content::Broken)
                     });
-                self.missing_file(&path, &node);
+                let mistake = missing_file(self.connector.options, &path, &node);
+                self.mistakes.push(mistake);
             }
             wired.sources.insert(source.name.clone(), path);
         }
     }
+}
 
-    /// What is at `path`; nothing if there is nothing.
-    fn kind_of(&mut self, path: &Path) -> Option<Kind> {
-        if let Some(known) = self.files.get(path) {
-            return *known;
-        }
-        let kind = match std::fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => Some(Kind::Files),
-            Ok(_) => Some(Kind::File),
-            Err(_) => None,
-        };
-        self.files.insert(path.to_owned(), kind);
-        kind
-    }
-
-    fn missing_file(&mut self, path: &Path, node: &Node) {
-        let written = path.strip_prefix(&self.options.workspace).unwrap_or(path);
-        let name = path.file_name().and_then(|name| name.to_str());
-        let neighbours: Vec<String> = path
-            .parent()
-            .and_then(|folder| std::fs::read_dir(folder).ok())
-            .into_iter()
-            .flatten()
-            .take(1000)
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect();
-        let near = name.and_then(|name| nearest(name, neighbours.iter().map(String::as_str)));
-        let help = match near {
-            Some(near) => format!("did you mean `{}`?", written.with_file_name(near).display()),
-            None => "paths are relative to the workspace".to_owned(),
-        };
-        let message = format!("`{}` does not exist", written.display());
-        self.mistakes.push(
-            node.mistake(code::MISSING_FILE, message, "no such file or folder")
-                .help(help),
-        );
-    }
-
-    /// No two views show at one path, and none inside another.
-    fn check_views(&mut self) {
-        let mut by_path: BTreeMap<&str, (&str, &Place)> = BTreeMap::new();
-        for (_, stage) in self.stages {
-            for draft in stage.drafts.iter().flatten() {
-                for view in draft.settings.views.values() {
-                    let place = &view.node.place;
-                    let folders = view.path.match_indices('/').map(|(at, _)| &view.path[..at]);
-                    let below = format!("{}/", view.path);
-                    let clash = folders
-                        .chain([view.path.as_str()])
-                        .find_map(|path| by_path.get_key_value(path))
-                        .or_else(|| {
-                            let next = by_path.range(below.as_str()..).next();
-                            next.filter(|(other, _)| other.starts_with(&below))
-                        });
-                    if let Some((other, (owner, other_place))) = clash {
-                        let what = if view.path == **other {
-                            format!("shows at `{}` too", view.path)
-                        } else {
-                            format!("shows at `{other}`, and one is inside the other")
-                        };
-                        let mut mistake = view
-                            .node
-                            .mistake(code::BAD_VIEW, format!("`{owner}` {what}"), "")
-                            .help("every view has a path of its own; instances of a matrix name an axis in it, as `${matrix.fold}`");
-                        if *other_place != place {
-                            mistake = mistake.also(other_place, "the other view");
-                        }
-                        self.mistakes.push(mistake);
-                    } else {
-                        by_path.insert(&view.path, (&draft.name, place));
-                    }
-                }
-            }
-        }
-    }
+/// That there is nothing at `path`, which `node` names.
+fn missing_file(options: &LoadOptions, path: &Path, node: &Node) -> Diagnostic {
+    let written = path.strip_prefix(&options.workspace).unwrap_or(path);
+    let name = path.file_name().and_then(|name| name.to_str());
+    let neighbours: Vec<String> = path
+        .parent()
+        .and_then(|folder| std::fs::read_dir(folder).ok())
+        .into_iter()
+        .flatten()
+        .take(1000)
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    let near = name.and_then(|name| nearest(name, neighbours.iter().map(String::as_str)));
+    let help = match near {
+        Some(near) => format!("did you mean `{}`?", written.with_file_name(near).display()),
+        None => "paths are relative to the workspace".to_owned(),
+    };
+    let message = format!("`{}` does not exist", written.display());
+    node.mistake(code::MISSING_FILE, message, "no such file or folder")
+        .help(help)
 }
 
 #[derive(Default)]
@@ -938,7 +1006,7 @@ fn assemble(
         drafts.extend(of_stage.map(|draft| Some((name.clone(), draft))));
     }
     let mut edges = DiGraph::with_capacity(order.len(), 0);
-    let mut instances = Vec::with_capacity(order.len());
+    let mut connected = Vec::with_capacity(order.len());
     for (position, &id) in order.iter().enumerate() {
         edges.add_node(position);
         let (stage, mut draft) = drafts[id].take()?;
@@ -983,9 +1051,15 @@ fn assemble(
             inputs,
             parts,
         };
-        instances.push(instance(stage, draft, wired, root_seed, options)?);
+        connected.push((stage, draft, wired));
     }
-    Some((instances, edges))
+    let instance = |(stage, draft, wired)| instance(stage, draft, wired, root_seed, options);
+    let instances: Option<Vec<Instance>> = if connected.len() < WORTH_THREADS {
+        connected.into_iter().map(instance).collect()
+    } else {
+        connected.into_par_iter().map(instance).collect()
+    };
+    Some((instances?, edges))
 }
 
 /// What an instance has beyond its draft.
@@ -1010,10 +1084,16 @@ fn instance(
         parts,
     } = wired;
     let kind = draft.kind?;
-    let parsed = draft.parameters?.parsed?;
+    let ParsedStage {
+        stage: program,
+        parameters,
+    } = draft.parameters?.parsed?;
+    let parameters = SharedValue::from(parameters);
     let settings = draft.settings;
-    let mut key_parameters = parsed.parameters.clone();
-    if let Value::Object(map) = &mut key_parameters {
+    let mut key_parameters = parameters.clone();
+    if sources.keys().any(|name| parameters.get(name).is_some())
+        && let Value::Object(map) = &mut *key_parameters
+    {
         map.retain(|name, _| !sources.contains_key(name));
     }
     let mut resources = signature.resources;
@@ -1053,7 +1133,10 @@ fn instance(
             .collect(),
         kind: kind.name.clone(),
         code: kind.code.clone(),
-        parsed,
+        parsed: Parsed {
+            stage: program,
+            parameters,
+        },
         signature,
         inputs,
         key_parameters,

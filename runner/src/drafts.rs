@@ -1,6 +1,6 @@
 //! Every instance of every stage by itself, before they are connected.
 
-use std::{cell::OnceCell, collections::BTreeSet};
+use std::{collections::BTreeSet, sync::OnceLock};
 
 use natron_artifacts::{Registry, StageKind};
 use rayon::prelude::*;
@@ -29,7 +29,7 @@ pub(crate) struct StageDrafts<'r> {
     /// The instances; `None` when the matrix is broken, or not known yet.
     pub(crate) drafts: Option<Vec<Draft<'r>>>,
     /// The instances by their places on the axes.
-    pub(crate) index: OnceCell<Index>,
+    pub(crate) index: OnceLock<Index>,
     /// The stages that it reads, each with the first place that says so.
     pub(crate) reads: Vec<(String, Place)>,
     /// Where axes of its matrix take their values from.
@@ -223,7 +223,7 @@ pub(crate) fn make<'r>(
             StageDrafts {
                 key: stage.key.clone(),
                 drafts,
-                index: OnceCell::new(),
+                index: OnceLock::new(),
                 reads,
                 axes: expansion.axes,
                 waits_for: expansion.waits_for,

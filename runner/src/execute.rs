@@ -18,8 +18,10 @@ use thiserror::Error;
 use crate::{
     DeviceChoice, Event, Graph, InputEdge, Instance, OnFailure, Outcome, Part, Watcher, Workspace,
     gpus,
-    history::{RunFolder, RunRecord, StageRecord, host},
-    ingredients::{Bound, Seen, SourceError, ingredients, lineage},
+    history::{LastResult, RunFolder, RunRecord, StageRecord, host},
+    ingredients::{
+        Bound, Seen, SourceError, Sources, lineage, output_ingredient, source_digest, with_inputs,
+    },
     ready::ReadyQueue,
     schedule::{Capacity, Grant, Pool, Wanted, available_memory_bytes, remaining_seconds},
     source_text::SourceTexts,
@@ -364,7 +366,7 @@ pub(crate) struct Run<'a> {
     remaining: Vec<f64>,
     ready: ReadyQueue,
     /// The newest results of each stage in earlier runs.
-    last: BTreeMap<String, StageRecord>,
+    last: BTreeMap<String, LastResult>,
     /// Those that may be executed; the others have to be in the store.
     allowed: BTreeSet<usize>,
     file: String,
@@ -398,16 +400,23 @@ impl<'a> Run<'a> {
         if graph.device == DeviceChoice::Cuda {
             return Err(RunError::NoGpu);
         }
-        let store = if only_looks {
-            Store::open_to_read(workspace.cache())?
-        } else {
+        let open_store = || -> Result<Store, RunError> {
+            if only_looks {
+                return Ok(Store::open_to_read(workspace.cache())?);
+            }
             std::fs::create_dir_all(workspace.state())?;
             let store = Store::open(workspace.cache(), options.durability)?;
             store.register(workspace.root())?;
-            store
+            Ok(store)
         };
+        let last = || LastResult::of(workspace, &graph.name);
+        let (store, last) = if graph.instances.len() < WORTH_THREADS {
+            (open_store(), last())
+        } else {
+            rayon::join(open_store, last)
+        };
+        let store = store?;
         let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), options.paranoid);
-        let last = RunRecord::last_results(workspace, &graph.name);
         let forced = select(graph, &options.force)?;
         let until = select(graph, &options.until)?;
         let mut selected: BTreeSet<usize> = if options.until.is_empty() {
@@ -489,12 +498,16 @@ impl<'a> Run<'a> {
         let mut level: Vec<usize> = (0..self.nodes.len())
             .filter(|&index| self.can_be_settled(index))
             .collect();
+        // Nothing runs yet: what many stages read is looked at once.
+        let shared = Arc::clone(&self.shared);
+        let sources = Sources::together(&shared.stat_cache);
         while !level.is_empty() {
             let this = &*self;
+            let look = |&index: &usize| this.look(index, &sources);
             let looked: Vec<_> = if level.len() < WORTH_THREADS {
-                level.iter().map(|&index| this.look(index)).collect()
+                level.iter().map(look).collect()
             } else {
-                level.par_iter().map(|&index| this.look(index)).collect()
+                level.par_iter().map(look).collect()
             };
             let mut next = Vec::new();
             for (index, looked) in level.into_iter().zip(looked) {
@@ -527,7 +540,7 @@ impl<'a> Run<'a> {
             for position in 0..self.consumers[done].len() {
                 let consumer = self.consumers[done][position];
                 if self.can_be_settled(consumer) {
-                    let looked = self.look(consumer);
+                    let looked = self.look(consumer, &Sources::new(&self.shared.stat_cache));
                     self.settle(consumer, looked)?;
                     open.push(consumer);
                 }
@@ -538,15 +551,10 @@ impl<'a> Run<'a> {
 
     /// Computes the key of a stage whose inputs are known, and looks it up. Changes nothing, so that many can be looked at
     /// at once.
-    fn look(&self, index: usize) -> Result<Looked, Unbound> {
+    fn look(&self, index: usize, sources: &Sources<'_>) -> Result<Looked, Unbound> {
         let instance = &self.graph.instances[index];
-        let bound = self.bound(index)?;
-        let bound = bound
-            .into_iter()
-            .map(|(port, list)| (port, list.into_iter().map(|(_, bound)| bound).collect()))
-            .collect();
-        let stat_cache = &self.shared.stat_cache;
-        let ingredients = ingredients(self.graph, instance, &bound, stat_cache)?;
+        let inputs = self.inputs(index, sources)?;
+        let ingredients = with_inputs(self.graph, instance, inputs, sources)?;
         let key = ingredients.key();
         let hit = if self.nodes[index].forced {
             None
@@ -621,6 +629,47 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// What the key holds of what comes in at each port.
+    fn inputs(
+        &self,
+        index: usize,
+        sources: &Sources<'_>,
+    ) -> Result<BTreeMap<String, Vec<InputIngredient>>, Unbound> {
+        let instance = &self.graph.instances[index];
+        let mut inputs = BTreeMap::new();
+        for (port, edges) in &instance.inputs {
+            let mut list = Vec::with_capacity(edges.len());
+            for (position, edge) in edges.iter().enumerate() {
+                list.push(match edge {
+                    InputEdge::File { path } => InputIngredient::Bytes {
+                        digest: sources.digest(path)?,
+                    },
+                    InputEdge::Output {
+                        instance: producer,
+                        output,
+                    } => {
+                        let manifest = self.output(*producer, output);
+                        let seen = Seen::of(instance, port, position);
+                        match seen.rows() {
+                            None => output_ingredient(&seen, manifest),
+                            Some(part) => self
+                                .rows_seen(&seen, part, manifest, port, position)
+                                .map_err(Unbound::Job)?,
+                        }
+                    }
+                });
+            }
+            inputs.insert(port.clone(), list);
+        }
+        Ok(inputs)
+    }
+
+    /// An output of a stage that is done.
+    fn output(&self, producer: usize, output: &str) -> &Manifest {
+        let manifest = self.nodes[producer].outputs.get(output);
+        manifest.expect("a done stage has all declared outputs")
+    }
+
     /// What comes in at each port, with labels.
     fn bound(&self, index: usize) -> Result<BTreeMap<String, Vec<(String, Bound)>>, Unbound> {
         let instance = &self.graph.instances[index];
@@ -631,8 +680,7 @@ impl<'a> Run<'a> {
                 list.push(match edge {
                     InputEdge::Output { instance, output } => {
                         let producer = &self.graph.instances[*instance];
-                        let manifest = self.nodes[*instance].outputs.get(output);
-                        let manifest = manifest.expect("a done stage has all declared outputs");
+                        let manifest = self.output(*instance, output);
                         let label = format!("{}.{output}", producer.name);
                         let seen = Seen::of(&self.graph.instances[index], port, position);
                         let bound = match seen.rows() {
@@ -648,7 +696,7 @@ impl<'a> Run<'a> {
                     }
                     InputEdge::File { path } => {
                         let stat_cache = &self.shared.stat_cache;
-                        let digest = crate::ingredients::source_digest(stat_cache, path)?;
+                        let digest = source_digest(stat_cache, path)?;
                         let label = path.file_name().map_or_else(
                             || "file".into(),
                             |name| name.to_string_lossy().into_owned(),
@@ -891,12 +939,11 @@ impl<'a> Run<'a> {
         match result {
             Ok(executed) => {
                 let unchanged = self.last.get(&instance.name).is_some_and(|last| {
-                    last.outputs.len() == executed.outputs.len()
-                        && executed.outputs.iter().all(|(port, manifest)| {
-                            last.outputs
-                                .get(port)
-                                .is_some_and(|m| m.logical == manifest.logical)
-                        })
+                    let outputs = executed.outputs.iter();
+                    last.outputs
+                        .iter()
+                        .map(|(port, digest)| (port, digest))
+                        .eq(outputs.map(|(port, manifest)| (port, &manifest.logical)))
                 });
                 let outcome = match (executed.hit, unchanged) {
                     (true, _) => Outcome::Hit,

@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-use natron_artifacts::{Digest, Hasher, Limits, ParsedStage, Registry, Resources, Signature};
+use natron_artifacts::{Digest, Hasher, Limits, Registry, Resources, Signature, Stage};
+use natron_cache::SharedValue;
 use petgraph::graph::DiGraph;
 use serde_json::Value;
 
@@ -202,13 +203,13 @@ pub struct Instance {
     /// Fingerprint of the kind's code.
     pub code: String,
     /// The stage.
-    pub parsed: ParsedStage,
+    pub parsed: Parsed,
     /// Its declaration.
     pub signature: Signature,
     /// Sources of each input port; several when gathered.
     pub inputs: BTreeMap<String, Vec<InputEdge>>,
     /// Parameters with defaults, without those that are paths of `sources`.
-    pub key_parameters: Value,
+    pub key_parameters: SharedValue,
     /// Files read from outside the store, joined to the workspace.
     pub sources: BTreeMap<String, PathBuf>,
     /// Seed.
@@ -245,6 +246,15 @@ pub struct Instance {
     pub reproducible: Reproducible,
     /// Where `uses` stands, for messages.
     pub place: Place,
+}
+
+/// A stage with its parameters.
+#[derive(Clone)]
+pub struct Parsed {
+    /// The stage.
+    pub stage: Arc<dyn Stage>,
+    /// Its parameters with all defaults filled in.
+    pub parameters: SharedValue,
 }
 
 /// The graph of the pipeline file at `path`.

@@ -1,6 +1,11 @@
 //! From an instance of the graph and what its inputs turned out to be, to the ingredients of its key.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
 use natron_artifacts::{
     Artifact, Digest, Gpu, InputColumns, Lineage, LineageStage, Manifest, StageError, canonical,
@@ -45,7 +50,7 @@ pub(crate) fn ingredients(
     graph: &Graph,
     instance: &Instance,
     bound: &BTreeMap<String, Vec<Bound>>,
-    stat_cache: &StatCache,
+    sources: &Sources<'_>,
 ) -> Result<Ingredients, SourceError> {
     let inputs = bound
         .iter()
@@ -57,7 +62,7 @@ pub(crate) fn ingredients(
             (port.clone(), bound.collect())
         })
         .collect();
-    with_inputs(graph, instance, inputs, stat_cache)
+    with_inputs(graph, instance, inputs, sources)
 }
 
 /// The ingredients of `instance`'s key, given those of its inputs.
@@ -65,13 +70,13 @@ pub(crate) fn with_inputs(
     graph: &Graph,
     instance: &Instance,
     inputs: BTreeMap<String, Vec<InputIngredient>>,
-    stat_cache: &StatCache,
+    sources: &Sources<'_>,
 ) -> Result<Ingredients, SourceError> {
     let mut ingredients = Ingredients::new(&instance.kind, &instance.code);
     for (name, path) in &instance.sources {
         ingredients
             .sources
-            .insert(name.clone(), source_digest(stat_cache, path)?);
+            .insert(name.clone(), sources.digest(path)?);
     }
     ingredients.parameters = instance.key_parameters.clone();
     ingredients.seed = instance.seed;
@@ -99,11 +104,47 @@ pub(crate) fn with_inputs(
     Ok(ingredients)
 }
 
+/// The files and folders outside the store, for those who look at many stages.
+pub(crate) struct Sources<'a> {
+    stat_cache: &'a StatCache,
+    /// The digests of those that were asked for; nothing where each question is a new one.
+    known: Option<Mutex<BTreeMap<OsString, Digest>>>,
+}
+
+impl<'a> Sources<'a> {
+    /// Sources that may change between two questions.
+    pub(crate) fn new(stat_cache: &'a StatCache) -> Self {
+        Self {
+            stat_cache,
+            known: None,
+        }
+    }
+
+    /// Sources of stages that are looked at together, before any of them runs: the system is asked for each once.
+    pub(crate) fn together(stat_cache: &'a StatCache) -> Self {
+        Self {
+            stat_cache,
+            known: Some(Mutex::default()),
+        }
+    }
+
+    /// The digest of a file or folder.
+    pub(crate) fn digest(&self, path: &Path) -> Result<Digest, SourceError> {
+        let Some(known) = &self.known else {
+            return source_digest(self.stat_cache, path);
+        };
+        let known = || known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(digest) = known().get(path.as_os_str()) {
+            return Ok(*digest);
+        }
+        let digest = source_digest(self.stat_cache, path)?;
+        known().insert(path.as_os_str().to_owned(), digest);
+        Ok(digest)
+    }
+}
+
 /// The digest of a file or folder outside the store.
-pub(crate) fn source_digest(
-    stat_cache: &StatCache,
-    path: &std::path::Path,
-) -> Result<Digest, SourceError> {
+pub(crate) fn source_digest(stat_cache: &StatCache, path: &Path) -> Result<Digest, SourceError> {
     stat_cache.digest(path).map_err(|source| SourceError {
         path: path.to_owned(),
         source,
@@ -123,6 +164,11 @@ fn input_ingredient(seen: &Seen<'_>, bound: &Bound) -> InputIngredient {
         Bound::Rows { ingredient, .. } => return ingredient.clone(),
         Bound::Output(manifest) => manifest,
     };
+    output_ingredient(seen, manifest)
+}
+
+/// What a key holds of an output of which all rows are seen.
+pub(crate) fn output_ingredient(seen: &Seen<'_>, manifest: &Manifest) -> InputIngredient {
     match seen.columns() {
         Some(columns) => InputIngredient::Columns {
             rows: manifest.rows,
@@ -243,7 +289,7 @@ pub(crate) fn lineage(graph: &Graph, instance: &Instance) -> Lineage {
         LineageStage {
             name: stage.name.clone(),
             kind: stage.kind.clone(),
-            parameters: stage.key_parameters.clone(),
+            parameters: (*stage.key_parameters).clone(),
             reads,
         }
     });

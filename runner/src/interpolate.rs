@@ -71,7 +71,7 @@ impl<'a> Filler<'a> {
         match &mut node.content {
             Content::String(text) if text.contains("${") => {
                 let text = std::mem::take(text);
-                *node = self.fill_text(node, text);
+                *node = self.fill_text(node, &text);
             }
             Content::Array(items) => items.iter_mut().for_each(|item| self.fill_in(item)),
             Content::Table(table) => table
@@ -82,8 +82,8 @@ impl<'a> Filler<'a> {
     }
 
     /// What `text`, the content of `node`, comes to.
-    fn fill_text(&mut self, node: &Node, text: String) -> Node {
-        let mut pieces = match pieces(&text) {
+    fn fill_text(&mut self, node: &Node, text: &str) -> Node {
+        let mut pieces = match pieces(text) {
             Ok(pieces) => pieces,
             Err(rest) => {
                 let message = format!("`{}` is not closed by `}}`", first_line(rest));

@@ -148,7 +148,7 @@ pub(crate) fn run(
     let checkpoints = absolute(&parts.checkpoints)?;
     let request = Request {
         kind: instance.kind.clone(),
-        parameters: instance.parsed.parameters.clone(),
+        parameters: (*instance.parsed.parameters).clone(),
         signature: instance.signature.clone(),
         inputs,
         sources,

@@ -83,7 +83,7 @@ pub use explain::{
 };
 pub use graph::{
     AwaitedAxis, Deferred, DeviceChoice, EdgeLabel, Graph, InputEdge, Instance, LoadOptions,
-    Numeric, OnFailure, load, load_text,
+    Numeric, OnFailure, Parsed, load, load_text,
 };
 pub use isolated::execute_isolated;
 pub use lock::{LockDifference, LockEntry, LockError, LockFile, LockedOutput, lock_path};

@@ -17,7 +17,7 @@ use crate::{
     Class, Comparison, Graph, InputEdge, Instance, Reproducible, RunError, RunSummary, Workspace,
     compare,
     history::write_atomically,
-    ingredients::{SourceError, source_digest, with_inputs},
+    ingredients::{SourceError, Sources, with_inputs},
 };
 
 /// Version of the file's form.
@@ -271,6 +271,7 @@ pub(crate) fn locked_ingredients(
 ) -> Result<Vec<Option<Ingredients>>, RunError> {
     let stat_path = workspace.state().join("stat.bin");
     let stat_cache = StatCache::load(&stat_path, false);
+    let sources = Sources::new(&stat_cache);
     let mut all = Vec::new();
     for instance in &graph.instances {
         let failed = |error: SourceError| RunError::Source {
@@ -291,7 +292,7 @@ pub(crate) fn locked_ingredients(
             for edge in edges {
                 match edge {
                     InputEdge::File { path } => {
-                        let digest = source_digest(&stat_cache, path).map_err(failed)?;
+                        let digest = sources.digest(path).map_err(failed)?;
                         list.push(InputIngredient::Bytes { digest });
                     }
                     InputEdge::Output {
@@ -320,7 +321,7 @@ pub(crate) fn locked_ingredients(
             }
             inputs.insert(port.clone(), list);
         }
-        let ingredients = with_inputs(graph, instance, inputs, &stat_cache).map_err(failed)?;
+        let ingredients = with_inputs(graph, instance, inputs, &sources).map_err(failed)?;
         all.push(complete.then_some(ingredients));
     }
     // What is lost is read again next time.

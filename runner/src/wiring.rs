@@ -1,8 +1,8 @@
 //! Which instance reads which: names of stages, cycles, joins and gathers along axes.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError},
 };
 
 use petgraph::{algo::tarjan_scc, graph::DiGraph};
@@ -169,7 +169,7 @@ pub(crate) struct Index {
     /// The values of each axis, by their texts.
     values: BTreeMap<String, BTreeMap<String, Node>>,
     /// For some axes, the positions by their texts on these axes.
-    by_axes: RefCell<BTreeMap<Vec<String>, Positions>>,
+    by_axes: Mutex<BTreeMap<Vec<String>, Positions>>,
 }
 
 type Positions = BTreeMap<Vec<String>, Vec<usize>>;
@@ -186,13 +186,13 @@ impl Index {
         Self {
             axes: values.keys().cloned().collect(),
             values,
-            by_axes: RefCell::default(),
+            by_axes: Mutex::default(),
         }
     }
 
     /// Positions of the instances that stand at `texts` on `axes`.
     fn at(&self, drafts: &[Draft<'_>], axes: Vec<String>, texts: &[String]) -> Vec<usize> {
-        let mut by_axes = self.by_axes.borrow_mut();
+        let mut by_axes = self.by_axes.lock().unwrap_or_else(PoisonError::into_inner);
         let positions = by_axes.entry(axes).or_insert_with_key(|axes| {
             let mut positions = Positions::new();
             for (position, draft) in drafts.iter().enumerate() {

@@ -64,9 +64,8 @@ impl<'a> List<'a> {
         item.serialize(Writer(self.bytes))
     }
 
-    fn close(self) -> Result<(), Error> {
+    fn close(self) {
         self.bytes[self.at..self.at + 8].copy_from_slice(&self.length.to_le_bytes());
-        Ok(())
     }
 }
 
@@ -92,7 +91,7 @@ impl<'a> Object<'a> {
     }
 
     /// Brings the entries in order of their keys; of equal keys the last stays.
-    fn close(mut self) -> Result<(), Error> {
+    fn close(mut self) {
         let start = self.at + 8;
         let mut n = self.keys.len();
         if !self.keys.is_sorted_by(|a, b| a.0 < b.0) {
@@ -111,7 +110,6 @@ impl<'a> Object<'a> {
             }
         }
         self.bytes[self.at..start].copy_from_slice(&(n as u64).to_le_bytes());
-        Ok(())
     }
 }
 
@@ -266,7 +264,8 @@ macro_rules! lists {
             }
 
             fn end(self) -> Result<(), Error> {
-                self.close()
+                self.close();
+                Ok(())
             }
         })*
     };
@@ -293,7 +292,8 @@ macro_rules! objects {
             }
 
             fn end(self) -> Result<(), Error> {
-                self.close()
+                self.close();
+                Ok(())
             }
         })*
     };
@@ -321,7 +321,8 @@ impl ser::SerializeMap for Object<'_> {
     }
 
     fn end(self) -> Result<(), Error> {
-        self.close()
+        self.close();
+        Ok(())
     }
 }
 

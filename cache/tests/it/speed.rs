@@ -15,7 +15,8 @@ fn ingredients(n: u64) -> Ingredients {
     let mut ingredients = Ingredients::new("command", "0123456789abcdef0123456789abcdef");
     ingredients.parameters = serde_json::json!({
         "command": ["sh", "-c", format!("echo {n} > out.txt")], "outputs": {"out": "out.txt"},
-    });
+    })
+    .into();
     ingredients
 }
 

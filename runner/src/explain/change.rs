@@ -550,9 +550,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path(), Durability::None).unwrap();
         let mut after = Ingredients::new("features", "c1de");
-        after.parameters = json!({"note": "a\nc"});
+        after.parameters = json!({"note": "a\nc"}).into();
         let mut before = Ingredients::new("features", "c0de");
-        before.parameters = json!({"note": "a\nb"});
+        before.parameters = json!({"note": "a\nb"}).into();
         let none = SourceFacts::default();
 
         let found = changes(&store, folder.path(), (&none, &none), (&before, &after));

@@ -178,7 +178,7 @@ fn head(run: &RunRecord) -> RunHead {
 fn parameters(before: &Value, after: &Value) -> Vec<Change> {
     let of = |params: &Value| {
         let mut ingredients = Ingredients::new("", "");
-        ingredients.parameters = params.clone();
+        ingredients.parameters = params.clone().into();
         ingredients
     };
     let differences = diff(&of(before), &of(after)).into_iter();

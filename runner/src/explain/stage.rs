@@ -11,7 +11,7 @@ use natron_cache::{Ingredients, InputIngredient, StageKey, StatCache, Store};
 use crate::{
     Forecast, Graph, InputEdge, Instance, Outcome, RunError, RunOptions, Standing, Workspace,
     history::RunRecord,
-    ingredients::{Bound, Seen, ingredients, source_digest},
+    ingredients::{Bound, Seen, Sources, ingredients, source_digest},
     source_text::{input_name, relative},
     standings, views,
 };
@@ -89,7 +89,7 @@ pub(super) fn of_graph(
         let is_partial = standing.ingredients.is_none();
         let ingredients = standing.ingredients.clone().or_else(|| {
             let known = known_inputs(graph, instance, &standings, &positions, &stat_cache);
-            ingredients(graph, instance, &known, &stat_cache).ok()
+            ingredients(graph, instance, &known, &Sources::new(&stat_cache)).ok()
         });
         let source = |edge: &InputEdge| match edge {
             InputEdge::Output { instance, output } => {

@@ -1006,7 +1006,7 @@ fn assemble(
         drafts.extend(of_stage.map(|draft| Some((name.clone(), draft))));
     }
     let mut edges = DiGraph::with_capacity(order.len(), 0);
-    let mut connected = Vec::with_capacity(order.len());
+    let mut instances = Vec::with_capacity(order.len());
     for (position, &id) in order.iter().enumerate() {
         edges.add_node(position);
         let (stage, mut draft) = drafts[id].take()?;
@@ -1051,15 +1051,9 @@ fn assemble(
             inputs,
             parts,
         };
-        connected.push((stage, draft, wired));
+        instances.push(instance(stage, draft, wired, root_seed, options)?);
     }
-    let instance = |(stage, draft, wired)| instance(stage, draft, wired, root_seed, options);
-    let instances: Option<Vec<Instance>> = if connected.len() < WORTH_THREADS {
-        connected.into_iter().map(instance).collect()
-    } else {
-        connected.into_par_iter().map(instance).collect()
-    };
-    Some((instances?, edges))
+    Some((instances, edges))
 }
 
 /// What an instance has beyond its draft.

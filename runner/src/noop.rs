@@ -132,11 +132,12 @@ pub(crate) fn remember(
     summary: &RunSummary,
     stat_cache: &StatCache,
 ) {
-    let mut tracked: BTreeMap<&Path, Digest> = BTreeMap::new();
+    // By their bytes: to compare paths part by part takes long.
+    let mut tracked: BTreeMap<&OsStr, Digest> = BTreeMap::new();
     let Ok(file) = std::path::absolute(file) else {
         return;
     };
-    tracked.insert(&file, content);
+    tracked.insert(file.as_os_str(), content);
     for instance in &graph.instances {
         let Some(ingredients) = summary.ingredients.get(&instance.name) else {
             return;
@@ -145,7 +146,7 @@ pub(crate) fn remember(
             let Some(digest) = ingredients.sources.get(name) else {
                 return;
             };
-            tracked.insert(path, *digest);
+            tracked.insert(path.as_os_str(), *digest);
         }
         for (port, edges) in &instance.inputs {
             let known = ingredients.inputs.get(port).into_iter().flatten();
@@ -153,7 +154,7 @@ pub(crate) fn remember(
                 if let (InputEdge::File { path }, InputIngredient::Bytes { digest }) =
                     (edge, ingredient)
                 {
-                    tracked.insert(path, *digest);
+                    tracked.insert(path.as_os_str(), *digest);
                 }
             }
         }
@@ -161,11 +162,12 @@ pub(crate) fn remember(
             let Ok(digest) = stat_cache.digest(path) else {
                 return;
             };
-            tracked.insert(path, digest);
+            tracked.insert(path.as_os_str(), digest);
         }
     }
     let root = workspace.root();
     let tracked = tracked.into_iter().map(|(path, digest)| {
+        let path = Path::new(path);
         // Asking makes it known; what has moved meanwhile has another digest and counts as moved next time.
         let _ = stat_cache.digest(path);
         let known = stat_cache.known(path).filter(|known| known.1 == digest);

@@ -11,6 +11,7 @@ mod interval;
 pub(crate) mod parquet;
 pub(crate) mod synthetic;
 mod time;
+mod whole_file;
 
 #[cfg(test)]
 mod corpus;

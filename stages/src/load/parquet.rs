@@ -29,6 +29,7 @@ use super::{
     columns::{CandleColumns, Positions, candle_columns, check_extra},
     interval::Interval,
     time::TimeReader,
+    whole_file::WholeFile,
 };
 
 /// The footer describes row groups and columns; a longer one describes no table of candles.
@@ -148,6 +149,7 @@ impl LoadParquet {
         let file_bytes = check_footer(&mut file, origin)?;
         // The Arrow schema that writers embed is left aside: it only adds types that candles do not need.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let file = WholeFile::new(file, file_bytes);
         let metadata = ArrowReaderMetadata::load(&file, options).map_err(|e| damaged(&e))?;
         let schema = metadata.schema().clone();
         if schema.fields().len() > MAX_COLUMNS {

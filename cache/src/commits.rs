@@ -22,7 +22,6 @@ use crate::{
     actions::Actions,
     clock, frame,
     lease::Leases,
-    mutants,
     objects::{Objects, Staged},
     writer::Writer,
 };
@@ -304,9 +303,7 @@ impl Commits {
             return;
         }
         let mut failed = BTreeMap::new();
-        if !mutants::is("record_first") {
-            self.publish_objects(&mut group, &mut failed);
-        }
+        self.publish_objects(&mut group, &mut failed);
         let committed_ms = clock::unix_ms();
         let mut frames = Vec::new();
         let mut appended = BTreeSet::new();
@@ -327,9 +324,6 @@ impl Commits {
             for ticket in appended {
                 failed.insert(ticket, error.clone());
             }
-        }
-        if mutants::is("record_first") {
-            self.publish_objects(&mut group, &mut failed);
         }
         // Before the leases go: whoever gets one next has to know that there is something to read.
         self.leases

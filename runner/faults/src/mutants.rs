@@ -16,11 +16,13 @@ use crate::{
 };
 
 /// What is broken, and where it is looked for first.
-pub const MUTANTS: [(&str, &[&str]); 15] = [
+///
+/// A record that is written before its objects is not among them: a lookup finds the objects missing and takes it for none,
+/// so that nothing goes wrong; `no_look_for_objects` is the mutant of that look.
+pub const MUTANTS: [(&str, &[&str]); 14] = [
     ("no_flush_of_files", &["crash"]),
     ("no_flush_of_directories", &["crash"]),
     ("write_in_place", &["crash", "kill"]),
-    ("record_first", &["crash", "kill"]),
     ("no_hash_on_read", &["corruption"]),
     ("quarantine_nothing", &["corruption"]),
     ("append_after_error", &["io"]),

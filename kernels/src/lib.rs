@@ -10,8 +10,10 @@ pub mod bars;
 pub mod windows;
 
 pub mod candles;
+pub mod cuda;
 mod dispatch;
 pub mod hurst;
+pub mod indicators;
 mod lanes;
 pub mod matmul;
 pub mod momentum;

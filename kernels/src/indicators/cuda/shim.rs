@@ -1,0 +1,492 @@
+//! Tests without a GPU: generated source runs on the CPU through `shim.h`, and is compiled by NVRTC for real cards.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{CString, c_int, c_void},
+    os::unix::ffi::OsStrExt as _,
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use super::{
+    super::{
+        catalog::{self, Indicator, Unit},
+        check::{market, typical},
+        engine::Engine,
+        program::{Builder, Program, Series},
+    },
+    BARS, NoTwin, Plan, Shape,
+};
+use crate::{
+    bars::{BarColumns, Bars},
+    cuda::{self, check},
+};
+
+/// A plan as a shared object of the system's C++ compiler.
+struct Host {
+    library: *mut c_void,
+    path: PathBuf,
+}
+
+type Kernel = extern "C" fn(*const u64, *const u64, u64);
+type RunKernel =
+    extern "C" fn(Kernel, *const u32, u32, usize, *const u64, *const u64, u64, c_int) -> c_int;
+
+/// Whether there is a C++ compiler; says so when there is none.
+fn has_cpp() -> bool {
+    let is_there = Command::new("c++").arg("--version").output().is_ok();
+    if !is_there {
+        eprintln!("skipped: no C++ compiler `c++`");
+    }
+    is_there
+}
+
+impl Host {
+    fn compile(source: &str) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("natron-shim-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(&name).with_extension("so");
+        let text = path.with_extension("cpp");
+        std::fs::write(&text, format!("{}{source}", include_str!("shim.h"))).unwrap();
+        let output = Command::new("c++")
+            .args([
+                "-std=c++17",
+                "-O1",
+                "-ffp-contract=off",
+                "-shared",
+                "-fPIC",
+                "-w",
+                "-o",
+            ])
+            .arg(&path)
+            .arg(&text)
+            .output()
+            .unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {log}", text.display());
+        std::fs::remove_file(text).unwrap();
+        let file = CString::new(path.as_os_str().as_bytes()).unwrap();
+        // SAFETY: the path is a string with an end, and the object has no initializers.
+        let library = unsafe { libc::dlopen(file.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        assert!(!library.is_null(), "{}", path.display());
+        Self { library, path }
+    }
+
+    fn symbol(&self, name: &str) -> *mut c_void {
+        let name = CString::new(name).unwrap();
+        // SAFETY: the library is open, and the name is a string with an end.
+        let symbol = unsafe { libc::dlsym(self.library, name.as_ptr()) };
+        assert!(!symbol.is_null(), "{name:?}");
+        symbol
+    }
+
+    /// What [`run`](super::run()) does, with guards before and behind each column.
+    fn run(
+        &self,
+        plan: &Plan,
+        bars: Bars<'_>,
+        segments: &[usize],
+        is_reversed: bool,
+    ) -> Result<Vec<Vec<f64>>, c_int> {
+        const GUARD: usize = 64;
+        // A number that spoils what reads it, and shows when it is overwritten.
+        const POISON: u64 = 0x5fe1_2345_6789_abcd;
+        let n_rows = bars.len();
+        let longest = segments
+            .windows(2)
+            .map(|ends| ends[1] - ends[0])
+            .max()
+            .unwrap();
+        let guarded = |words: Vec<u64>| {
+            let mut all = vec![POISON; GUARD];
+            all.extend(words);
+            all.extend([POISON; GUARD]);
+            all
+        };
+        let of = |x: &[f64]| guarded(x.iter().map(|x| x.to_bits()).collect());
+        let mut columns = vec![guarded(bars.ts_ns.iter().map(|t| *t as u64).collect())];
+        columns.extend([bars.open, bars.high, bars.low, bars.close, bars.volume].map(of));
+        assert_eq!(plan.n_columns, 0);
+        columns.extend((0..plan.n_outputs).map(|_| guarded(vec![POISON; n_rows])));
+        let words = |memory: &super::Memory| memory.words(n_rows, longest, segments.len() - 1);
+        columns.extend(
+            plan.memory
+                .iter()
+                .map(|memory| guarded(vec![POISON; words(memory)])),
+        );
+        // SAFETY: every column has `GUARD` words before its first row.
+        let address = |column: &mut Vec<u64>| unsafe { column.as_mut_ptr().add(GUARD) } as u64;
+        let table: Vec<u64> = columns.iter_mut().map(address).collect();
+        let ends: Vec<u64> = segments.iter().map(|end| *end as u64).collect();
+
+        // SAFETY: `shim.h` defines it with this signature.
+        let run = unsafe { std::mem::transmute::<*mut c_void, RunKernel>(self.symbol("shim_run")) };
+        for launch in &plan.launches {
+            let symbol = self.symbol(&launch.kernel);
+            // SAFETY: every kernel of a plan has this signature.
+            let kernel = unsafe { std::mem::transmute::<*mut c_void, Kernel>(symbol) };
+            let grid = [launch.n_blocks(longest), ends.len() - 1, launch.n_parts].map(|n| n as u32);
+            let failed = run(
+                kernel,
+                grid.as_ptr(),
+                launch.threads as u32,
+                launch.shared_bytes,
+                table.as_ptr(),
+                ends.as_ptr(),
+                longest as u64,
+                c_int::from(is_reversed),
+            );
+            if failed != 0 {
+                return Err(failed);
+            }
+        }
+        for (k, column) in columns.iter().enumerate() {
+            let guards = column[..GUARD]
+                .iter()
+                .chain(&column[column.len() - GUARD..]);
+            assert!(
+                guards.copied().all(|word| word == POISON),
+                "column {k}'s guards"
+            );
+        }
+        let outputs = columns.into_iter().skip(BARS).take(plan.n_outputs);
+        Ok(outputs
+            .map(|column| {
+                let rows = column[GUARD..].iter().take(n_rows);
+                if plan.is_single {
+                    let rows: Vec<u8> = column[GUARD..]
+                        .iter()
+                        .flat_map(|w| w.to_ne_bytes())
+                        .collect();
+                    let (words, _) = rows.as_chunks();
+                    words
+                        .iter()
+                        .take(n_rows)
+                        .map(|w| f64::from(f32::from_ne_bytes(*w)))
+                        .collect()
+                } else {
+                    rows.map(|word| f64::from_bits(*word)).collect()
+                }
+            })
+            .collect())
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // SAFETY: it was opened once, and nothing of it runs any more.
+        unsafe { libc::dlclose(self.library) };
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// What a column of a test program is.
+struct Column {
+    name: String,
+    unit: Unit,
+}
+
+/// All indicators with twins in one program, and the kernels that lack one.
+fn catalogue() -> (Program, Vec<Column>, BTreeMap<&'static str, &'static str>) {
+    let mut builder = Builder::new();
+    let (mut outputs, mut columns, mut missing) = (Vec::new(), Vec::new(), BTreeMap::new());
+    for indicator in catalog::catalog() {
+        if let Err(NoTwin { name }) = Plan::new(&one(indicator), Shape::default()) {
+            missing.insert(indicator.name, name);
+            continue;
+        }
+        outputs.extend(expand(&mut builder, indicator));
+        columns.extend(indicator.outputs.iter().map(|output| Column {
+            name: format!("{}.{}", indicator.name, output.name),
+            unit: output.unit,
+        }));
+    }
+    (builder.finish(&outputs), columns, missing)
+}
+
+fn expand(builder: &mut Builder, indicator: &Indicator) -> Vec<Series> {
+    let (series, parameters) = typical(indicator);
+    let series: Vec<_> = series.iter().map(|input| builder.input(*input)).collect();
+    (indicator.expand)(builder, &series, &parameters)
+}
+
+fn one(indicator: &Indicator) -> Program {
+    let mut builder = Builder::new();
+    let outputs = expand(&mut builder, indicator);
+    builder.finish(&outputs)
+}
+
+/// Series of several lengths, one after the other, with missing numbers.
+fn markets() -> (BarColumns, Vec<usize>) {
+    let mut bars = BarColumns::default();
+    let mut segments = vec![0];
+    for (seed, n_rows) in [(7, 2300), (8, 1), (9, 37), (10, 900)] {
+        let mut one = market(n_rows, seed);
+        if n_rows > 700 {
+            one.close[300] = f64::NAN;
+            one.high[301] = f64::NAN;
+            one.volume[555] = f64::NAN;
+        }
+        one.view().iter().for_each(|bar| bars.push(bar));
+        segments.push(bars.close.len());
+    }
+    (bars, segments)
+}
+
+/// The same from the engine on the CPU.
+fn expected(program: &Program, bars: &BarColumns, segments: &[usize]) -> Vec<Vec<f64>> {
+    let mut all = vec![Vec::new(); program.n_outputs()];
+    for ends in segments.windows(2) {
+        let part = Engine::batch(program, bars.view().slice(ends[0]..ends[1]), &[]);
+        for (all, part) in all.iter_mut().zip(part) {
+            all.extend(part);
+        }
+    }
+    all
+}
+
+/// The first row of a column that is not what the CPU gives: flags exactly, values to 1e-11.
+fn difference(column: &Column, cpu: &[f64], gpu: &[f64]) -> Option<String> {
+    let name = &column.name;
+    let size = cpu
+        .iter()
+        .filter(|x| !x.is_nan())
+        .fold(0.0_f64, |a, x| a.max(x.abs()));
+    let is_exact = matches!(column.unit, Unit::Flag | Unit::Pattern | Unit::Rows);
+    for (row, (x, y)) in cpu.iter().zip(gpu).enumerate() {
+        let allowed = if is_exact {
+            0.0
+        } else {
+            1e-11 * x.abs() + 1e-12 * size
+        };
+        let is_same = if x.is_nan() {
+            y.is_nan()
+        } else {
+            (x - y).abs() <= allowed
+        };
+        if !is_same {
+            return Some(format!("{name}, row {row}: {x} against {y}"));
+        }
+    }
+    None
+}
+
+/// Writes a plan's source to a folder named by `NATRON_DUMP`, for a look at it.
+fn dump(plan: &Plan, name: &str) {
+    if let Some(folder) = std::env::var_os("NATRON_DUMP") {
+        std::fs::write(PathBuf::from(folder).join(name), plan.source()).unwrap();
+    }
+}
+
+#[test]
+fn every_indicator_has_the_values_of_the_cpu() {
+    if !has_cpp() {
+        return;
+    }
+    let (program, columns, _) = catalogue();
+    let (bars, segments) = markets();
+    let cpu = expected(&program, &bars, &segments);
+    // Tiles that divide nothing, tiles shorter than windows, and the usual ones.
+    for (tile_rows, threads, is_reversed) in
+        [(Some(96), 32, false), (Some(7), 8, true), (None, 64, true)]
+    {
+        let shape = Shape {
+            threads,
+            tile_rows,
+            ..Shape::default()
+        };
+        let plan = Plan::new(&program, shape).unwrap();
+        dump(&plan, "catalogue.cu");
+        let host = Host::compile(plan.source());
+
+        let gpu = host
+            .run(&plan, bars.view(), &segments, is_reversed)
+            .unwrap();
+
+        let wrong: Vec<String> = columns
+            .iter()
+            .enumerate()
+            .filter_map(|(k, column)| difference(column, &cpu[k], &gpu[k]))
+            .collect();
+        assert!(wrong.is_empty(), "{shape:?}: {wrong:#?}");
+    }
+}
+
+#[test]
+fn every_indicator_compiles_for_every_architecture() {
+    if !check::has_compiler() {
+        return;
+    }
+    let (program, _, _) = catalogue();
+    let plan = Plan::new(&program, Shape::default()).unwrap();
+    for architecture in check::ARCHITECTURES {
+        cuda::compile(plan.source(), architecture).unwrap();
+    }
+}
+
+#[test]
+fn kernels_without_a_twin_are_known() {
+    let (_, _, missing) = catalogue();
+
+    assert_eq!(
+        missing,
+        BTreeMap::new(),
+        "indicators and the kernel that lacks a twin"
+    );
+}
+
+#[test]
+fn single_precision_is_the_rounded_double() {
+    if !has_cpp() {
+        return;
+    }
+    let mut builder = Builder::new();
+    let outputs =
+        ["sma", "rsi", "obv"].map(|name| expand(&mut builder, catalog::find(name).unwrap()));
+    let outputs: Vec<Series> = outputs.into_iter().flatten().collect();
+    let program = builder.finish(&outputs);
+    let (bars, segments) = markets();
+    let of = |is_single| {
+        let shape = Shape {
+            is_single,
+            tile_rows: Some(128),
+            threads: 32,
+            ..Shape::default()
+        };
+        let plan = Plan::new(&program, shape).unwrap();
+        Host::compile(plan.source())
+            .run(&plan, bars.view(), &segments, false)
+            .unwrap()
+    };
+
+    let (single, double) = (of(true), of(false));
+
+    for (single, double) in single.iter().zip(&double) {
+        for (x, y) in single.iter().zip(double) {
+            assert_eq!(x.to_bits(), f64::from(*y as f32).to_bits());
+        }
+    }
+}
+
+#[test]
+fn windows_too_long_for_shared_memory_go_through_columns() {
+    if !has_cpp() {
+        return;
+    }
+    let mut builder = Builder::new();
+    let close = builder.input(super::super::program::Input::Close);
+    let names = ["sum", "std", "max", "wma"];
+    let outputs = names.map(|name| {
+        let indicator = catalog::find(name).unwrap();
+        let (_, mut parameters) = typical(indicator);
+        parameters[0] = 300.0;
+        (indicator.expand)(&mut builder, &[close], &parameters)[0]
+    });
+    let program = builder.finish(&outputs);
+    let shape = Shape {
+        tile_rows: Some(64),
+        threads: 32,
+        shared_bytes: 4096,
+        ..Shape::default()
+    };
+    let plan = Plan::new(&program, shape).unwrap();
+    let (bars, segments) = markets();
+    let cpu = expected(&program, &bars, &segments);
+
+    let gpu = Host::compile(plan.source())
+        .run(&plan, bars.view(), &segments, true)
+        .unwrap();
+
+    assert!(plan.source().contains("wide_"));
+    for (k, name) in names.into_iter().enumerate() {
+        let column = Column {
+            name: name.to_owned(),
+            unit: Unit::OfSeries,
+        };
+        assert_eq!(difference(&column, &cpu[k], &gpu[k]), None);
+    }
+}
+
+#[test]
+fn a_missing_barrier_shows() {
+    if !has_cpp() {
+        return;
+    }
+    let mut builder = Builder::new();
+    let outputs = expand(&mut builder, catalog::find("sma").unwrap());
+    let program = builder.finish(&outputs);
+    let shape = Shape {
+        tile_rows: Some(64),
+        threads: 32,
+        ..Shape::default()
+    };
+    let plan = Plan::new(&program, shape).unwrap();
+    let (bars, segments) = markets();
+    let cpu = expected(&program, &bars, &segments);
+    let (head, kernels) = plan.source().split_once("__global__ void rows_0").unwrap();
+    let broken = format!(
+        "{head}__global__ void rows_0{}",
+        kernels.replace("__syncthreads();", "")
+    );
+
+    let gpu = Host::compile(&broken)
+        .run(&plan, bars.view(), &segments, true)
+        .unwrap();
+
+    let column = Column {
+        name: "sma".to_owned(),
+        unit: Unit::OfSeries,
+    };
+    assert!(difference(&column, &cpu[0], &gpu[0]).is_some());
+}
+
+#[test]
+fn a_program_with_an_unknown_kernel_is_refused_by_name() {
+    #[derive(Debug)]
+    struct Unknown;
+    impl super::super::kernel::Window for Unknown {
+        fn id(&self) -> super::Id {
+            super::Id::new("unknown", [])
+        }
+        fn lookback(&self) -> usize {
+            0
+        }
+        fn run(&self, _: &[&[f64]], _: &mut [&mut [f64]], _: &mut super::super::kernel::Scratch) {}
+    }
+    let mut builder = Builder::new();
+    let close = builder.input(super::super::program::Input::Close);
+    let outputs = builder.window(Unknown, &[close]);
+
+    let error = Plan::new(&builder.finish(&outputs), Shape::default()).unwrap_err();
+
+    assert_eq!(
+        error.to_string(),
+        "`unknown` has no GPU version; run it on the CPU (device `cpu`)"
+    );
+}
+
+#[test]
+fn a_gpu_has_the_values_of_the_cpu() {
+    let Some(gpu) = check::gpu() else { return };
+    let (program, columns, _) = catalogue();
+    let (bars, segments) = markets();
+    let cpu = expected(&program, &bars, &segments);
+    for tile_rows in [None, Some(96)] {
+        let shape = Shape {
+            tile_rows,
+            ..Shape::default()
+        };
+        let plan = Plan::new(&program, shape).unwrap();
+
+        let device = super::run(&gpu, &plan, bars.view(), &[], &segments, None).unwrap();
+
+        let wrong: Vec<String> = columns
+            .iter()
+            .enumerate()
+            .filter_map(|(k, column)| difference(column, &cpu[k], &device[k]))
+            .collect();
+        assert!(wrong.is_empty(), "{shape:?}: {wrong:#?}");
+    }
+}

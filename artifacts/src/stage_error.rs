@@ -1,6 +1,6 @@
 //! Why a stage did not finish.
 
-use std::{error::Error, io};
+use std::{error::Error, io, ops::Range};
 
 use thiserror::Error;
 
@@ -31,6 +31,8 @@ pub enum StageError {
         message: String,
         /// How to mend it; empty when there is nothing to add.
         help: String,
+        /// The piece of the parameter's text that is wrong, in bytes, where it is a text and not all of it is.
+        at: Option<Range<usize>>,
     },
     /// The run was stopped; what the checkpoint directory holds is good.
     #[error("interrupted")]
@@ -108,6 +110,7 @@ impl StageError {
             parameter: parameter.into(),
             message: message.into(),
             help: String::new(),
+            at: None,
         }
     }
 
@@ -142,6 +145,15 @@ impl StageError {
     pub fn with_help(mut self, text: impl Into<String>) -> Self {
         if let Self::Data { help, .. } | Self::Parameters { help, .. } = &mut self {
             *help = text.into();
+        }
+        self
+    }
+
+    /// The same error about a piece of the parameter's text, in bytes.
+    #[must_use]
+    pub fn at(mut self, bytes: Range<usize>) -> Self {
+        if let Self::Parameters { at, .. } = &mut self {
+            *at = Some(bytes);
         }
         self
     }

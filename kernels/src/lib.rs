@@ -12,18 +12,14 @@ pub mod windows;
 pub mod candles;
 pub mod cuda;
 mod dispatch;
-pub mod hurst;
 pub mod indicators;
 mod lanes;
 pub mod matmul;
 pub mod momentum;
 pub mod order_statistics;
-pub mod profile;
 pub mod recurrences;
-pub mod structure;
 pub mod trend;
 pub mod volatility;
-pub mod volume;
 
 mod storage;
 pub use storage::to_vec;

@@ -423,6 +423,8 @@ impl From<Failed> for StageError {
                 parameter: failed.parameter,
                 message,
                 help: failed.help,
+                // Places in the file are shown before anything runs.
+                at: None,
             },
             What::Interrupted => Self::Interrupted,
             What::Resource => Self::Resource { message },

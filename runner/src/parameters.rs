@@ -340,6 +340,9 @@ fn typical(schema: &Value) -> Value {
     if let Some(default) = schema.get("default") {
         return default.clone();
     }
+    if let Some(example) = schema.get("examples").and_then(|examples| examples.get(0)) {
+        return example.clone();
+    }
     if let Some(constant) = schema.get("const") {
         return constant.clone();
     }
@@ -409,7 +412,7 @@ pub(crate) fn refusal(
         || format!("`natron stages {kind}` describes its parameters"),
         str::to_owned,
     );
-    let natron_artifacts::StageError::Parameters { parameter, .. } = error else {
+    let natron_artifacts::StageError::Parameters { parameter, at, .. } = error else {
         return Diagnostic::error(code::REFUSED, message, uses, "")
             .help(error.help().unwrap_or_default());
     };
@@ -421,7 +424,7 @@ pub(crate) fn refusal(
         .rev()
         .find_map(|length| with.at(&path[..length]));
     match known {
-        Some(node) => node.mistake(code::REFUSED, message, ""),
+        Some(node) => piece(node, at.as_ref()).mistake(code::REFUSED, message, ""),
         None if has_with && path.is_empty() => {
             Diagnostic::error(code::REFUSED, message, &with.place, "")
         }
@@ -432,6 +435,20 @@ pub(crate) fn refusal(
         }
     }
     .help(help)
+}
+
+/// The bytes `at` of a text, where its letters are those of the file: between quotes, without escapes.
+fn piece(node: &Node, at: Option<&std::ops::Range<usize>>) -> Node {
+    let mut piece = node.clone();
+    if let (Content::String(text), Some(at)) = (&node.content, at)
+        && node.origin.is_none()
+        && node.place.text().get(1..=text.len()) == Some(text)
+        && text.get(at.clone()).is_some()
+    {
+        let start = node.place.span.start + 1;
+        piece.place.span = start + at.start..start + at.end;
+    }
+    piece
 }
 
 /// `known` names as a help, when nothing is near.

@@ -1,11 +1,14 @@
 //! `uses = "features"`: the columns that a model sees.
 //!
-//! Input `candles`: bars with the columns `open`, `high`, `low`, `close` and `volume`. Output `features`: the same rows, one
-//! column per feature, missing where a column has not warmed up or is not defined. Causal: row `t` uses rows up to and
-//! including `t`, and each column states how many bars before it decide its value.
+//! Input `candles`: bars with the columns `open`, `high`, `low`, `close` and `volume`, and whatever other columns expressions
+//! name; one more input for each other market that they name. Output `features`: the rows of the candles, one column per
+//! feature, missing where a column has not warmed up or is not defined. Causal: row `t` uses rows up to and including `t`,
+//! and each column states how many bars before it decide its value.
 //!
 //! The table carries the plan's parameters as the fact `feature_plan`, so that whoever has a model can compute its inputs,
 //! and as the fact `feature_probe` what the plan computes on one fixed market, so that they can tell whether they do.
+
+use std::collections::BTreeMap;
 
 use natron_artifacts::{
     Column, ColumnType, PortSchema, Schemas, Signature, Stage, StageContext, StageError, Table,
@@ -14,44 +17,121 @@ use natron_artifacts::{
 use natron_kernels::bars::Bars;
 use serde_json::json;
 
+mod columns;
+mod expression;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod listing;
+mod longer_bars;
 mod natron_v2;
 mod parameters;
 mod plan;
 pub(crate) mod probe;
+mod sets;
+mod stream;
 
-pub use parameters::{FeatureParameters, FeatureSet};
-pub use plan::{FeatureColumn, FeatureError, FeaturePlan, FeatureStream, Unit};
+pub use columns::{Entry, FeatureColumns, FeatureDefinition};
+pub use parameters::{Device, FeatureParameters, FeatureSet, Precision};
+pub use plan::{FeatureColumn, FeatureError, FeaturePlan, Market, Span};
+pub use stream::FeatureStream;
+
+use expression::compile::Known;
 
 /// Columns of bars besides their time.
 pub(crate) const BAR_COLUMNS: [&str; 5] = ["open", "high", "low", "close", "volume"];
 
+impl FeatureParameters {
+    /// The plan, given what is known of the inputs.
+    fn plan(&self, inputs: &Schemas) -> Result<FeaturePlan, StageError> {
+        if self.device == Device::Cuda {
+            return Err(StageError::parameter(
+                "device",
+                "this build has no CUDA kernels for indicators",
+            )
+            .with_help("say `device = \"cpu\"`, or `auto` for the best there is"));
+        }
+        let mut known = Known::default();
+        for port in inputs.ports() {
+            let Some(columns) = inputs.get(port).and_then(|schema| schema.columns.as_ref()) else {
+                continue;
+            };
+            let market = if port == "candles" { "" } else { port };
+            let numbers = columns
+                .iter()
+                .filter(|column| is_number(column.column_type));
+            let names = numbers.map(|column| column.name.clone()).collect();
+            known.columns.insert(market.to_owned(), names);
+        }
+        Ok(FeaturePlan::compile_for(self, &known)?)
+    }
+}
+
+fn is_number(column_type: ColumnType) -> bool {
+    matches!(
+        column_type,
+        ColumnType::F64 | ColumnType::F32 | ColumnType::I64 | ColumnType::Bool
+    )
+}
+
 impl Stage for FeatureParameters {
     fn signature(&self, inputs: &Schemas) -> Result<Signature, StageError> {
-        let plan = FeaturePlan::compile(self)?;
+        let plan = self.plan(inputs)?;
         let mut columns = vec![Column::time_index()];
-        columns.extend(plan.columns().iter().map(declaration));
+        columns.extend(
+            plan.columns()
+                .iter()
+                .map(|column| declaration(column, self.precision)),
+        );
         let schema = facts(&plan)
             .into_iter()
             .fold(PortSchema::table(columns), |schema, (name, value)| {
                 schema.fact(name, value)
             });
-        Ok(Signature::new()
-            .input_columns("candles", BAR_COLUMNS)
+        let candles = BAR_COLUMNS.map(str::to_owned).into_iter();
+        let candles = candles.chain(plan.further_columns("").iter().cloned());
+        let mut signature = Signature::new().input_columns("candles", candles);
+        for market in plan.markets() {
+            let bars = plan.bar_columns(market).into_iter().map(str::to_owned);
+            let columns = bars.chain(plan.further_columns(market).iter().cloned());
+            signature = signature.input_columns(market, columns);
+        }
+        Ok(signature
             // The features see what the candles see, so candles that look ahead make features that do.
             .output("features", schema.lookahead(inputs.lookahead_bars()))
             .threads(Threads::All))
     }
 
     fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
-        let plan = FeaturePlan::compile(self)?;
-        let candles = context.table("candles")?;
-        let ts_ns = candles.ts_ns()?.to_vec();
-        let values = with_bars(&candles, |bars| plan.batch(bars))?;
-        let mut table = Table::builder().time_index(ts_ns);
-        for (column, values) in plan.columns().iter().zip(values) {
-            table = table.f64(declaration(column), values);
+        let plan = self.plan(&Schemas::new())?;
+        let candles = Series::read(context, &plan, "")?;
+        check_timeframes(&plan, &candles)?;
+        let mut others = BTreeMap::new();
+        for market in plan.markets() {
+            others.insert(market.to_owned(), Series::read(context, &plan, market)?);
+        }
+        let slices: BTreeMap<&str, Vec<&[f64]>> = others
+            .iter()
+            .map(|(name, series)| (name.as_str(), series.further()))
+            .collect();
+        let markets: BTreeMap<String, Market<'_>> = others
+            .iter()
+            .map(|(name, series)| (name.clone(), series.market(&slices[name.as_str()])))
+            .collect();
+        let further = candles.further();
+        let all = candles.market(&further);
+
+        let mut table = Table::builder().time_index(candles.ts_ns.clone());
+        match self.precision {
+            Precision::F64 => {
+                for (column, values) in plan.columns().iter().zip(plan.batch_of(all, &markets)) {
+                    table = table.f64(declaration(column, self.precision), values);
+                }
+            }
+            Precision::F32 => {
+                for (column, values) in plan.columns().iter().zip(plan.batch_of(all, &markets)) {
+                    table = table.f32(declaration(column, self.precision), values);
+                }
+            }
         }
         for (name, value) in facts(&plan) {
             table = table.fact(name, value);
@@ -61,22 +141,120 @@ impl Stage for FeatureParameters {
     }
 }
 
+/// The table of one market, as far as it is read. A column of bars that is not read is missing everywhere.
+struct Series {
+    ts_ns: Vec<i64>,
+    bars: [Vec<f64>; 5],
+    further: Vec<Vec<f64>>,
+}
+
+impl Series {
+    /// The table at the input of a market; that of the candles is empty.
+    fn read(
+        context: &mut StageContext,
+        plan: &FeaturePlan,
+        market: &str,
+    ) -> Result<Self, StageError> {
+        let is_candles = market.is_empty();
+        let table = context.table(if is_candles { "candles" } else { market })?;
+        let ts_ns = table.ts_ns()?.to_vec();
+        let is_joined = plan.shortest_timeframe().is_some() || plan.markets().next().is_some();
+        let disorder = ts_ns.windows(2).position(|pair| pair[0] >= pair[1]);
+        if let Some(row) = disorder.filter(|_| is_joined) {
+            return Err(StageError::data_at(
+                row as u64 + 1,
+                "ts_ns",
+                "the bar is not later than the one before",
+            ));
+        }
+        let read = plan.bar_columns(market);
+        let mut bars: [Vec<f64>; 5] = Default::default();
+        for (values, name) in bars.iter_mut().zip(BAR_COLUMNS) {
+            *values = if is_candles || read.contains(name) {
+                table.numbers(name)?
+            } else {
+                vec![f64::NAN; ts_ns.len()]
+            };
+        }
+        let further = plan.further_columns(market).iter();
+        let further = further
+            .map(|name| table.numbers(name))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            ts_ns,
+            bars,
+            further,
+        })
+    }
+
+    fn further(&self) -> Vec<&[f64]> {
+        self.further.iter().map(Vec::as_slice).collect()
+    }
+
+    fn market<'a>(&'a self, further: &'a [&'a [f64]]) -> Market<'a> {
+        let [open, high, low, close, volume] = &self.bars;
+        Market {
+            bars: Bars {
+                ts_ns: &self.ts_ns,
+                open,
+                high,
+                low,
+                close,
+                volume,
+            },
+            columns: further,
+        }
+    }
+}
+
+/// Refuses to put bars together from longer ones.
+fn check_timeframes(plan: &FeaturePlan, candles: &Series) -> Result<(), StageError> {
+    let mut steps: Vec<i64> = candles
+        .ts_ns
+        .windows(2)
+        .map(|pair| pair[1] - pair[0])
+        .collect();
+    steps.sort_unstable();
+    let (Some(timeframe), Some(&step)) = (plan.shortest_timeframe(), steps.get(steps.len() / 2))
+    else {
+        return Ok(());
+    };
+    if step <= timeframe.length_ns() {
+        return Ok(());
+    }
+    Err(StageError::data(format!(
+        "the candles are {} s apart, and no bars of {timeframe} can be put together from them",
+        step as f64 / 1e9
+    ))
+    .with_help("load shorter candles, or name longer timeframes"))
+}
+
 /// What consumers of the table may need to know before and after it exists.
 fn facts(plan: &FeaturePlan) -> [(&'static str, serde_json::Value); 3] {
+    let memory = plan.memory().and_then(|memory| memory.rows(None));
     [
         ("feature_plan", json!(plan.parameters())),
-        ("memory_rows", json!(plan.memory_rows())),
-        ("warm_up_rows", json!(plan.warm_up_rows())),
+        ("memory_rows", json!(memory)),
+        ("warm_up_rows", json!(plan.warm_up().rows(None))),
     ]
 }
 
-fn declaration(column: &FeatureColumn) -> Column {
-    let rows = match (column.warm_up_rows, column.memory_rows) {
-        (0, 0) => "from the bar alone".to_owned(),
-        (warm_up, memory) => format!("from row {warm_up} on, of {memory} bars before"),
+fn declaration(column: &FeatureColumn, precision: Precision) -> Column {
+    let memory = column.memory.map(|memory| memory.rows(None));
+    let rows = match (column.warm_up.rows(None), memory) {
+        (Some(0), Some(Some(0))) => "from the bar alone".to_owned(),
+        (Some(warm_up), Some(Some(memory))) => {
+            format!("from row {warm_up} on, of {memory} bars before")
+        }
+        (Some(warm_up), None) => format!("from row {warm_up} on, of all bars before"),
+        _ => "of longer bars that are over".to_owned(),
     };
-    Column::new(&column.name, ColumnType::F64)
-        .unit(column.unit.name())
+    let column_type = match precision {
+        Precision::F64 => ColumnType::F64,
+        Precision::F32 => ColumnType::F32,
+    };
+    Column::new(&column.name, column_type)
+        .unit(&column.unit)
         .description(format!("{}; {rows}", column.description))
 }
 
@@ -104,6 +282,18 @@ impl From<FeatureError> for StageError {
         match error {
             FeatureError::OutOfRange { parameter, .. } => StageError::parameter(parameter, message),
             FeatureError::SameName { .. } => StageError::parameter("", message),
+            FeatureError::Refused {
+                parameter,
+                help,
+                at,
+                ..
+            } => {
+                let error = StageError::parameter(parameter, message).with_help(help);
+                match at {
+                    Some(at) => error.at(at),
+                    None => error,
+                }
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a model is to learn: one module per kind of label.
 
+pub mod golden;
 pub mod natron_v2;
 
 mod statistics;

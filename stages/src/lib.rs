@@ -18,7 +18,7 @@ pub mod report;
 pub mod rl;
 mod training;
 
-pub use natron_kernels::{allocator, keep_candle_single_threaded};
+pub use natron_kernels::{allocator, cuda, keep_candle_single_threaded};
 
 use natron_artifacts::Registry;
 
@@ -42,6 +42,8 @@ pub fn registry() -> Registry {
     registry.register::<evaluate::Evaluate>("evaluate", fingerprint("evaluate"));
     registry.register::<features::FeatureParameters>("features", fingerprint("features"));
     registry.register::<finetune::Finetune>("finetune", fingerprint("finetune"));
+    registry
+        .register::<labels::golden::GoldenLabels>("labels.golden", fingerprint("labels.golden"));
     registry.register::<labels::natron_v2::NatronV2Labels>(
         "labels.natron_v2",
         fingerprint("labels.natron_v2"),

@@ -49,6 +49,8 @@ pub struct Predictor {
     plan: FeaturePlan,
     /// Positions of the model's features among the plan's columns.
     columns: Vec<usize>,
+    /// Bars before a row that decide its features.
+    memory_rows: usize,
     features: Vec<String>,
     scaler: Scaler,
     /// The length of a bar in the training data; `None` where candles of any length are taken.
@@ -98,6 +100,8 @@ impl Predictor {
             .iter()
             .map(position)
             .collect::<Result<Vec<_>, _>>()?;
+        let bar_interval_ns = card.extra.get(BAR_INTERVAL_NS).and_then(Value::as_i64);
+        let memory_rows = memory_rows(&plan, &columns, bar_interval_ns)?;
         let scaler = card
             .scaler
             .clone()
@@ -113,9 +117,10 @@ impl Predictor {
             policy,
             plan,
             columns,
+            memory_rows,
             features: card.features.clone(),
             scaler,
-            bar_interval_ns: card.extra.get(BAR_INTERVAL_NS).and_then(Value::as_i64),
+            bar_interval_ns,
         })
     }
 
@@ -137,7 +142,7 @@ impl Predictor {
     ///
     /// With so many bars before it, a window's prediction does not depend on where the candles start.
     pub fn minimum_bars(&self) -> usize {
-        self.plan.memory_rows() + self.window_bars()
+        self.memory_rows + self.window_bars()
     }
 
     /// One prediction for each window with enough bars before it ([`Predictor::minimum_bars`]), oldest first.
@@ -236,6 +241,37 @@ impl Predictor {
         }
         WindowSource::new(values, self.features.clone(), self.window_bars())
     }
+}
+
+/// Bars before a row that decide the features in `columns`.
+fn memory_rows(
+    plan: &FeaturePlan,
+    columns: &[usize],
+    interval_ns: Option<i64>,
+) -> Result<usize, StageError> {
+    let needs_more = plan.markets().next().is_some() || !plan.further_columns("").is_empty();
+    if needs_more {
+        return Err(StageError::data(
+            "the model's features read more than the open, high, low, close and volume of one market",
+        )
+        .with_help("predict with a pipeline, which has inputs for the rest"));
+    }
+    let mut rows = 0;
+    for &position in columns {
+        let column = &plan.columns()[position];
+        let Some(memory) = column.memory else {
+            return Err(StageError::data(format!(
+                "the model's feature `{}` depends on all bars since the first one",
+                column.name
+            ))
+            .with_help("train without it: `drop` leaves features out"));
+        };
+        let needed = memory.rows(interval_ns).ok_or_else(|| {
+            StageError::data("the model card does not say how long the bars were in training")
+        })?;
+        rows = rows.max(needed);
+    }
+    Ok(rows)
 }
 
 /// Candles of a table from outside, after the checks that `load.csv` makes: `ts_ns`, `open`, `high`, `low`, `close` and
@@ -531,7 +567,7 @@ mod tests {
 
     #[test]
     fn says_of_candles_what_finetune_said_of_their_windows() {
-        let bars = market(1500, 5);
+        let bars = market(1700, 5);
         let candles = Artifact::from(candles(&bars));
         let features = run(
             "features",

@@ -13,6 +13,7 @@ use std::{
 
 use natron_process::Mechanism;
 use natron_runner::Workspace;
+use natron_stages::cuda::{self, CudaError};
 use nix::{
     fcntl::{Flock, FlockArg},
     sys::statvfs::statvfs,
@@ -240,70 +241,43 @@ fn memory_limit() -> Option<u64> {
     .find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok())
 }
 
+/// Kernels are compiled when they run, so a card is of use only together with NVRTC.
 fn gpu() -> Finding {
-    let driver = fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let driver_version = driver.as_deref().and_then(|text| {
-        text.lines()
-            .next()?
-            .split_whitespace()
-            .find(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.'))
-    });
-    let cards = fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, Iterator::count);
-    let cuda = library("libcuda.so.1");
-    let nvrtc = ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"]
+    let cards = match cuda::cards() {
+        Ok(cards) => cards,
+        Err(CudaError::NoDriver) => {
+            return Finding::new(
+                "gpu",
+                Health::Note,
+                "no NVIDIA driver; everything runs on the processor",
+            );
+        }
+        Err(error) => return Finding::new("gpu", Health::Warning, error.to_string()),
+    };
+    if cards.is_empty() {
+        return Finding::new("gpu", Health::Note, "an NVIDIA driver, but no card");
+    }
+    let cards: Vec<String> = cards
         .iter()
-        .find_map(|name| library(name));
-    match (driver_version, cuda, nvrtc) {
-        (None, None, _) => Finding::new(
-            "gpu",
-            Health::Note,
-            "no NVIDIA driver; everything runs on the processor",
-        ),
-        (version, Some(_), Some(nvrtc)) => Finding::new(
+        .map(|card| {
+            let memory = units::bytes(card.memory_bytes as u64);
+            format!("{} ({}, {memory})", card.name, card.architecture)
+        })
+        .collect();
+    let cards = cards.join(", ");
+    match cuda::nvrtc_version(&[]) {
+        Some((major, minor)) => Finding::new(
             "gpu",
             Health::Good,
-            format!(
-                "{}, driver {}, NVRTC at `{}`",
-                units::plural(cards, "NVIDIA card"),
-                version.unwrap_or("unknown"),
-                nvrtc.display()
-            ),
+            format!("{cards}, NVRTC {major}.{minor}"),
         ),
-        (version, cuda, nvrtc) => {
-            let missing = if cuda.is_none() {
-                "libcuda.so.1"
-            } else {
-                "libnvrtc"
-            };
-            let _ = nvrtc;
-            Finding::new(
-                "gpu",
-                Health::Warning,
-                format!("driver {}, but `{missing}` was not found", version.unwrap_or("unknown")),
-            )
-            .help("our kernels are compiled by NVRTC when they run; install it, or set LD_LIBRARY_PATH")
-        }
+        None => Finding::new(
+            "gpu",
+            Health::Warning,
+            format!("{cards}, but `libnvrtc` was not found"),
+        )
+        .help("our kernels are compiled by NVRTC when they run: pip install nvidia-cuda-nvrtc, and name the folder of libnvrtc in NATRON_NVRTC or LD_LIBRARY_PATH"),
     }
-}
-
-/// Where the dynamic linker would find the library, as far as files tell.
-fn library(name: &str) -> Option<PathBuf> {
-    const FOLDERS: [&str; 9] = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/usr/lib64",
-        "/usr/lib",
-        "/lib/x86_64-linux-gnu",
-        "/usr/local/cuda/lib64",
-        "/usr/local/cuda/targets/x86_64-linux/lib",
-        "/usr/local/lib",
-        "/usr/lib/wsl/lib",
-    ];
-    let from_environment = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    env::split_paths(&from_environment)
-        .chain(FOLDERS.iter().map(PathBuf::from))
-        .map(|folder| folder.join(name))
-        .find(|path| path.exists())
 }
 
 /// Tries what the store needs in the nearest folder to the cache that exists.

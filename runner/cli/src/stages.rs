@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use natron_artifacts::{InputColumns, InputPort, OutputPort, Registry, Signature, StageKind};
+use natron_stages::features::listing::{Argument, Callable, callables};
 use serde_json::{Value, json};
 
 use crate::{
@@ -19,6 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   natron stages                           all kinds
   natron stages finetune                  what it does, its parameters, inputs and outputs
+  natron stages features --indicators     what features may be made of
   natron stages --json | jq '.stages[].name'";
 
 /// List the kinds of stages, or describe one.
@@ -28,6 +30,9 @@ pub(crate) struct Arguments {
     /// The kind to describe, as `uses` names it.
     #[arg(value_name = "NAME")]
     name: Option<String>,
+    /// List the indicators and functions that `features` computes: arguments, outputs, definitions, sources.
+    #[arg(long, requires = "name")]
+    indicators: bool,
 }
 
 pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failure> {
@@ -44,6 +49,20 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
     let Some(kind) = registry.get(name) else {
         return Err(unknown(registry, name));
     };
+    if arguments.indicators {
+        if name != "features" {
+            return Err(Failure::usage(format!("`{name}` computes no indicators"))
+                .help("`natron stages features --indicators` lists those of `features`"));
+        }
+        let callables = callables();
+        if output.is_json() {
+            output.json(json!({ "indicators": callables }));
+        } else {
+            let width = terminal_width().min(120);
+            output.data(&indicators(&callables, output.data_style(), width));
+        }
+        return Ok(());
+    }
     if output.is_json() {
         let mut description = summary_json(kind);
         description["documentation"] = kind.documentation().into();
@@ -53,6 +72,51 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
         output.data(&description(kind, output.data_style(), terminal_width()));
     }
     Ok(())
+}
+
+fn indicators(callables: &[Callable], style: Style, width: usize) -> String {
+    let mut block = Block::default();
+    for callable in callables {
+        block.line(&style.cyan(&callable.call));
+        let lines = |text: String| wrapped(&text, width.saturating_sub(4));
+        block.lines(4, lines(callable.definition.to_owned()));
+        let ranges: Vec<String> = callable.arguments.iter().filter_map(range).collect();
+        if !ranges.is_empty() {
+            block.lines(4, lines(ranges.join(", ")));
+        }
+        let outputs: Vec<String> = callable
+            .outputs
+            .iter()
+            .map(|output| match output.name {
+                "" => output.unit.to_owned(),
+                name => format!(".{name} ({})", output.unit),
+            })
+            .collect();
+        let mut facts = format!("gives {}", outputs.join(", "));
+        if !callable.bars.is_empty() {
+            let _ = write!(facts, "; reads {}", callable.bars.join(", "));
+        }
+        if !callable.source.is_empty() {
+            let _ = write!(facts, "; after {}", callable.source);
+        }
+        for line in lines(facts) {
+            block.line(&format!("    {}", style.dim(&line)));
+        }
+    }
+    block.line("");
+    block.line(&style.dim("`natron stages features` describes expressions"));
+    block.text()
+}
+
+/// `n: 2 to 10000`.
+fn range(argument: &Argument) -> Option<String> {
+    let (least, most) = (argument.least?, argument.most?);
+    let whole = if argument.kind == "whole number" {
+        "a whole number "
+    } else {
+        ""
+    };
+    Some(format!("{}: {whole}from {least} to {most}", argument.name))
 }
 
 fn unknown(registry: &Registry, name: &str) -> Failure {

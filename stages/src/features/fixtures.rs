@@ -50,12 +50,16 @@ pub(crate) fn read_csv(path: &Path, wanted: impl Fn(&str) -> bool) -> BTreeMap<S
 
 /// The 3,000 hourly bars that the reference values were made from.
 pub(crate) fn golden_bars(shared: &Path) -> BarColumns {
-    let columns = read_csv(&shared.join("golden/eurusd_h1_input.csv"), |_| true);
-    let hour_ns = 3_600_000_000_000_i64;
+    let path = shared.join("golden/eurusd_h1_input.csv");
+    let columns = read_csv(&path, |_| true);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let times = text.lines().skip(1).map(|line| {
+        let time: jiff::civil::DateTime = line.split(',').next().unwrap().parse().unwrap();
+        let time = time.to_zoned(jiff::tz::TimeZone::UTC).unwrap().timestamp();
+        time.as_nanosecond() as i64
+    });
     BarColumns {
-        ts_ns: (1..=columns["close"].len() as i64)
-            .map(|t| t * hour_ns)
-            .collect(),
+        ts_ns: times.collect(),
         open: columns["open"].clone(),
         high: columns["high"].clone(),
         low: columns["low"].clone(),

@@ -21,25 +21,26 @@ pub(super) mod volatility;
 pub(super) mod volume;
 
 use super::parameters::FeatureParameters;
-use super::plan::{Family, FeatureError};
+use super::plan::FeatureError;
+use super::sets::SetColumn;
 
 /// The longest window or period that is accepted, in bars.
 const LONGEST_WINDOW: usize = 10_000;
 
 /// All columns of the set, group by group.
-pub(super) fn families(parameters: &FeatureParameters) -> Result<Vec<Family>, FeatureError> {
+pub(super) fn columns(parameters: &FeatureParameters) -> Result<Vec<SetColumn>, FeatureError> {
     let groups = [
-        parameters.moving_averages.families()?,
-        parameters.momentum.families()?,
-        parameters.volatility.families()?,
-        parameters.volume.families()?,
-        candle_patterns::families(),
-        parameters.returns.families()?,
-        parameters.trend.families()?,
-        parameters.statistics.families()?,
-        parameters.support_resistance.families()?,
-        parameters.smart_money.families()?,
-        parameters.market_profile.families()?,
+        parameters.moving_averages.columns()?,
+        parameters.momentum.columns()?,
+        parameters.volatility.columns()?,
+        parameters.volume.columns()?,
+        candle_patterns::columns(),
+        parameters.returns.columns()?,
+        parameters.trend.columns()?,
+        parameters.statistics.columns()?,
+        parameters.support_resistance.columns()?,
+        parameters.smart_money.columns()?,
+        parameters.market_profile.columns()?,
     ];
     Ok(groups.into_iter().flatten().collect())
 }
@@ -79,7 +80,7 @@ fn check_positive(parameter: &'static str, value: f64) -> Result<(), FeatureErro
 #[expect(clippy::float_cmp, reason = "flags and volumes match to the bit")]
 mod tests {
     use super::super::fixtures::{golden_bars, read_csv, shared};
-    use super::super::{FeatureParameters, FeaturePlan, FeatureSet, Unit};
+    use super::super::{FeatureParameters, FeaturePlan, FeatureSet};
 
     /// Columns that the reference values do not have: windowed sums for cumulative ones, and what stands on the profile.
     const WITHOUT_TWIN: [&str; 8] = [
@@ -137,9 +138,9 @@ mod tests {
                 without_twin.push(name);
                 continue;
             };
-            let typical = match column.unit {
-                Unit::Percent => 100.0,
-                Unit::Volume => 1e3,
+            let typical = match column.unit.as_str() {
+                "percent" => 100.0,
+                "volume" => 1e3,
                 _ if name.starts_with("cci") => 100.0,
                 _ => 1.0,
             };
@@ -147,7 +148,7 @@ mod tests {
             for (t, (a, b)) in values.iter().zip(expected).enumerate() {
                 assert_eq!(a.is_nan(), b.is_nan(), "{name}, row {t}: {a} against {b}");
                 let allowed = 1e-11 * a.abs().max(b.abs()) + 1e-12 * typical;
-                if column.unit == Unit::Flag {
+                if column.unit == "flag" {
                     assert!(a.is_nan() || a == b, "{name}, row {t}: {a} against {b}");
                 } else if (a - b).abs() > allowed {
                     n_far += 1;
@@ -160,7 +161,7 @@ mod tests {
                 "{name}: {n_far} rows differ by whole bins"
             );
             let first = expected.iter().position(|x| !x.is_nan());
-            assert_eq!(first, Some(column.warm_up_rows), "warm-up of {name}");
+            assert_eq!(first, Some(column.warm_up.rows), "warm-up of {name}");
         }
         assert_eq!(without_twin, WITHOUT_TWIN);
     }

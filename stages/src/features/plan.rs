@@ -1,183 +1,78 @@
-//! A feature set with its parameters, ready to compute: whole series at once or bar by bar.
+//! Features with their parameters, ready to compute: whole series at once or bar by bar.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use natron_kernels::bars::{Bar, BarColumns, Bars};
-use rayon::prelude::*;
+use natron_kernels::bars::{BarColumns, Bars};
+use natron_kernels::indicators::engine::{Columns, Engine, Number};
+use natron_kernels::indicators::kernel::Tape;
 use thiserror::Error;
 
-use super::natron_v2;
+use super::expression::compile::{
+    self, BARS, Catalogue, Compiled, Frame, Known, Misdefined, Source, Step, WORDS,
+};
+use super::expression::mistake::suggestion;
+use super::expression::parse::parse;
+use super::expression::timeframe::{self, Timeframe};
+use super::expression::tree::Expression;
+use super::longer_bars::{LongerBars, Row};
 use super::parameters::{FeatureParameters, FeatureSet};
+use super::sets::{self, SetColumn};
+use super::stream::{FeatureStream, FrameState, From};
 
 /// One column of a feature table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeatureColumn {
     /// Name in the table.
     pub name: String,
-    /// Unit of its values.
-    pub unit: Unit,
+    /// Unit of its values; empty if it is not known.
+    pub unit: String,
     /// The definition, in one sentence.
     pub description: String,
-    /// Rows at the start of every series that have no value.
-    pub warm_up_rows: usize,
+    /// Rows at the start of every series that have no value, and what of longer bars has none.
+    pub warm_up: Span,
     /// Bars before a row that decide its value. A series that starts at least this many bars before the row has the same
     /// value there as one that starts earlier: to the bit for windows, to 1e-12 of the column's scale for recurrences.
-    pub memory_rows: usize,
+    /// Nothing if all bars do.
+    pub memory: Option<Span>,
 }
 
-/// Unit of a feature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
-    /// Quote currency per unit, as the bars have it.
-    Price,
-    /// A share of a price, a range or a sum: no dimension.
-    Ratio,
-    /// 0 to 100, or -100 to 100.
-    Percent,
-    /// Units traded, as the bars have them.
-    Volume,
-    /// 0 or 1, or -1, 0 or 1.
-    Flag,
-    /// Standard deviations from a mean.
-    StandardDeviations,
-    /// Entropy with the natural logarithm.
-    Nats,
+/// A stretch of bars.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Bars, of whatever length.
+    pub rows: usize,
+    /// Nanoseconds besides, for what is put together from longer bars.
+    pub longer_ns: i64,
 }
 
-impl Unit {
-    /// The unit's name in a table's schema.
-    pub fn name(self) -> &'static str {
-        match self {
-            Unit::Price => "price",
-            Unit::Ratio => "ratio",
-            Unit::Percent => "percent",
-            Unit::Volume => "volume",
-            Unit::Flag => "flag",
-            Unit::StandardDeviations => "standard deviations",
-            Unit::Nats => "nats",
+impl Span {
+    /// How many bars of `interval_ns` that is; nothing if it depends on the interval and that is not known.
+    pub fn rows(self, interval_ns: Option<i64>) -> Option<usize> {
+        if self.longer_ns == 0 {
+            return Some(self.rows);
+        }
+        let interval = interval_ns.filter(|interval| *interval > 0)?;
+        let longer = (self.longer_ns as u64).div_ceil(interval as u64);
+        Some(self.rows + longer as usize)
+    }
+
+    fn larger(self, other: Self) -> Self {
+        Self {
+            rows: self.rows.max(other.rows),
+            longer_ns: self.longer_ns.max(other.longer_ns),
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            rows: self.rows + other.rows,
+            longer_ns: self.longer_ns.saturating_add(other.longer_ns),
         }
     }
 }
 
-impl FeatureColumn {
-    /// A column whose value is decided by its row and the `warm_up_rows` before it.
-    pub(super) fn new(
-        name: impl Into<String>,
-        unit: Unit,
-        warm_up_rows: usize,
-        description: impl Into<String>,
-    ) -> Self {
-        FeatureColumn {
-            name: name.into(),
-            unit,
-            description: description.into(),
-            warm_up_rows,
-            memory_rows: warm_up_rows,
-        }
-    }
-
-    /// The same column with a longer memory than its warm-up.
-    pub(super) fn remembering(self, memory_rows: usize) -> Self {
-        FeatureColumn {
-            memory_rows,
-            ..self
-        }
-    }
-}
-
-/// Columns that are computed together.
-pub(super) struct Family {
-    columns: Vec<FeatureColumn>,
-    compute: Compute,
-}
-
-type OnWindows = Box<dyn Fn(Bars<'_>) -> Vec<Vec<f64>> + Send + Sync>;
-type OnBars = Box<dyn FnMut(Bar, &mut [f64]) + Send>;
-
-enum Compute {
-    /// Every value is a function of the row and the rows of its warm-up.
-    Windows(OnWindows),
-    /// Every value is a function of a state that each bar carries on. Makes a fresh state.
-    Recurrence(Box<dyn Fn() -> OnBars + Send + Sync>),
-}
-
-impl Family {
-    pub(super) fn window(
-        column: FeatureColumn,
-        compute: impl Fn(Bars<'_>) -> Vec<f64> + Send + Sync + 'static,
-    ) -> Self {
-        Self::windows(vec![column], move |bars| vec![compute(bars)])
-    }
-
-    pub(super) fn windows(
-        columns: Vec<FeatureColumn>,
-        compute: impl Fn(Bars<'_>) -> Vec<Vec<f64>> + Send + Sync + 'static,
-    ) -> Self {
-        Family {
-            columns,
-            compute: Compute::Windows(Box::new(compute)),
-        }
-    }
-
-    pub(super) fn recurrence<State>(
-        columns: Vec<FeatureColumn>,
-        start: impl Fn() -> State + Send + Sync + 'static,
-    ) -> Self
-    where
-        State: FnMut(Bar, &mut [f64]) + Send + 'static,
-    {
-        Family {
-            columns,
-            compute: Compute::Recurrence(Box::new(move || Box::new(start()))),
-        }
-    }
-
-    /// Bars that a window needs for its last row.
-    fn lookback_rows(&self) -> usize {
-        self.columns
-            .iter()
-            .map(|column| column.warm_up_rows + 1)
-            .max()
-            .unwrap_or(0)
-    }
-
-    fn batch(&self, bars: Bars<'_>) -> Vec<Vec<f64>> {
-        let mut columns = match &self.compute {
-            Compute::Windows(compute) => compute(bars),
-            Compute::Recurrence(start) => {
-                let mut state = start();
-                let mut columns = vec![Vec::with_capacity(bars.len()); self.columns.len()];
-                let mut row = vec![f64::NAN; self.columns.len()];
-                for bar in bars.iter() {
-                    state(bar, &mut row);
-                    columns
-                        .iter_mut()
-                        .zip(&row)
-                        .for_each(|(column, x)| column.push(*x));
-                }
-                columns
-            }
-        };
-        assert_eq!(
-            columns.len(),
-            self.columns.len(),
-            "a family computes the columns that it names"
-        );
-        columns
-            .iter_mut()
-            .flatten()
-            .for_each(|x| *x = finite_or_nan(*x));
-        columns
-    }
-}
-
-/// One NaN for everything that is no number.
-fn finite_or_nan(x: f64) -> f64 {
-    if x.is_finite() { x } else { f64::NAN }
-}
-
-/// A parameter of a feature set that cannot be used.
+/// Parameters that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FeatureError {
     /// A number out of its range.
@@ -190,47 +85,196 @@ pub enum FeatureError {
         /// The range, in words.
         expected: String,
     },
-    /// Two columns with one name.
+    /// Two columns of a set with one name.
     #[error("two features are called `{name}`; give its group different periods")]
     SameName {
         /// The name.
         name: String,
     },
+    /// Anything else about one parameter.
+    #[error("{message}")]
+    Refused {
+        /// Path of the parameter below `with`; empty for all of them.
+        parameter: String,
+        /// What is wrong with it.
+        message: String,
+        /// How to mend it; empty when there is nothing to add.
+        help: String,
+        /// The piece of the parameter's text that is wrong, in bytes.
+        at: Option<std::ops::Range<usize>>,
+    },
 }
 
-/// A feature set compiled from its parameters.
+impl FeatureError {
+    fn refused(
+        parameter: impl Into<String>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
+        Self::Refused {
+            parameter: parameter.into(),
+            message: message.into(),
+            help: help.into(),
+            at: None,
+        }
+    }
+}
+
+/// The bars of one market, and further columns of its table.
+#[derive(Debug, Clone, Copy)]
+pub struct Market<'a> {
+    /// The bars.
+    pub bars: Bars<'a>,
+    /// The columns that [`FeaturePlan::further_columns`] names, each as long as the bars.
+    pub columns: &'a [&'a [f64]],
+}
+
+/// Features compiled from their parameters.
 ///
-/// `batch` and `stream` compute the same values to the bit, so that a server computes what training saw.
-#[derive(Clone)]
+/// Batch and stream compute the same values to the bit, so that a server computes what training saw.
+#[derive(Debug, Clone)]
 pub struct FeaturePlan {
     parameters: FeatureParameters,
     columns: Vec<FeatureColumn>,
-    families: Arc<[Family]>,
+    frames: Arc<[Frame]>,
+    /// The further columns of each market that are read, by its name; that of the candles is empty.
+    further: BTreeMap<String, Vec<String>>,
+}
+
+/// What a name stands for.
+struct Definition {
+    /// Where its expression stands below `with`.
+    place: String,
+    unit: String,
+    description: String,
+}
+
+/// All names of a plan.
+#[derive(Default)]
+struct Names {
+    expressions: BTreeMap<String, Expression>,
+    definitions: BTreeMap<String, Definition>,
+    /// Those that are columns, in order.
+    columns: Vec<String>,
+}
+
+impl Names {
+    fn add(
+        &mut self,
+        name: String,
+        text: &str,
+        definition: Definition,
+        is_column: bool,
+    ) -> Result<(), FeatureError> {
+        let expression = parse(text).map_err(|mistake| FeatureError::Refused {
+            parameter: definition.place.clone(),
+            message: mistake.message,
+            help: mistake.help,
+            at: Some(mistake.at),
+        })?;
+        self.expressions.insert(name.clone(), expression);
+        self.definitions.insert(name.clone(), definition);
+        if is_column {
+            self.columns.push(name);
+        }
+        Ok(())
+    }
 }
 
 impl FeaturePlan {
-    /// The plan of these parameters.
+    /// The plan of these parameters, for candles of which nothing is known.
     pub fn compile(parameters: &FeatureParameters) -> Result<FeaturePlan, FeatureError> {
-        let families: Arc<[Family]> = match parameters.set {
-            FeatureSet::NatronV2 => natron_v2::families(parameters)?.into(),
-        };
-        let columns: Vec<FeatureColumn> = families
-            .iter()
-            .flat_map(|family| family.columns.iter().cloned())
-            .collect();
-        let mut names = BTreeSet::new();
-        for column in &columns {
-            if !names.insert(column.name.as_str()) {
-                return Err(FeatureError::SameName {
-                    name: column.name.clone(),
-                });
-            }
+        Self::compile_for(parameters, &Known::default())
+    }
+
+    /// The plan of these parameters.
+    pub(super) fn compile_for(
+        parameters: &FeatureParameters,
+        known: &Known,
+    ) -> Result<FeaturePlan, FeatureError> {
+        if let Some(group) = parameters.group_in_use()
+            && parameters.set != Some(FeatureSet::NatronV2)
+        {
+            return Err(FeatureError::refused(
+                group,
+                format!("`{group}` belongs to the set `natron_v2`"),
+                "leave it out, or say `set = \"natron_v2\"`",
+            ));
         }
-        Ok(FeaturePlan {
+        let mut names = Names::default();
+        of_set(parameters, &mut names)?;
+        own(parameters, &mut names)?;
+        if names.columns.is_empty() {
+            return Err(FeatureError::refused(
+                "",
+                "there are no features",
+                "name a `set`, or write `columns = { name = \"expression\" }`",
+            ));
+        }
+        let chosen = chosen(parameters, &names.columns)?;
+        if chosen.is_empty() {
+            return Err(FeatureError::refused("drop", "no feature is left", ""));
+        }
+
+        let catalogue = Catalogue::all();
+        let compiled = compile::compile(
+            &names.expressions,
+            chosen.iter().map(String::as_str),
+            &catalogue,
+            known,
+        );
+        let compiled = compiled.map_err(|error| located(error, &names))?;
+        check_parts(parameters, &names, &catalogue, known)?;
+        Ok(Self::assembled(parameters, &names, &chosen, compiled))
+    }
+
+    fn assembled(
+        parameters: &FeatureParameters,
+        names: &Names,
+        chosen: &[String],
+        compiled: Compiled,
+    ) -> Self {
+        let frames: Arc<[Frame]> = compiled.frames.into();
+        let columns = chosen.iter().zip(&compiled.units).enumerate();
+        let columns = columns
+            .map(|(position, (name, unit))| {
+                let definition = &names.definitions[name];
+                FeatureColumn {
+                    name: name.clone(),
+                    unit: if definition.unit.is_empty() {
+                        unit.name().to_owned()
+                    } else {
+                        definition.unit.clone()
+                    },
+                    description: if definition.description.is_empty() {
+                        names.expressions[name].to_string()
+                    } else {
+                        definition.description.clone()
+                    },
+                    warm_up: warm_up(&frames, 0, position),
+                    memory: memory(&frames, 0, position),
+                }
+            })
+            .collect();
+        let mut further: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (index, frame) in frames.iter().enumerate() {
+            let of_market = further
+                .entry(market_of(&frames, index).to_owned())
+                .or_default();
+            of_market.extend(frame.sources.iter().filter_map(|source| match source {
+                Source::Table(name) => Some(name.clone()),
+                Source::Joined { .. } => None,
+            }));
+        }
+        let further = further.into_iter();
+        FeaturePlan {
             parameters: parameters.clone(),
             columns,
-            families,
-        })
+            frames,
+            further: further
+                .map(|(market, names)| (market, names.into_iter().collect()))
+                .collect(),
+        }
     }
 
     /// What the plan was compiled from.
@@ -243,395 +287,497 @@ impl FeaturePlan {
         &self.columns
     }
 
-    /// Rows at the start of a series in which some column has no value.
-    pub fn warm_up_rows(&self) -> usize {
-        self.columns
-            .iter()
-            .map(|column| column.warm_up_rows)
-            .max()
-            .unwrap_or(0)
+    /// Names of the markets besides the candles that are read, in order.
+    pub fn markets(&self) -> impl Iterator<Item = &str> {
+        let names = self.further.keys().map(String::as_str);
+        names.filter(|market| !market.is_empty())
     }
 
-    /// Bars before a row that decide its values; see [`FeatureColumn::memory_rows`].
-    pub fn memory_rows(&self) -> usize {
-        self.columns
-            .iter()
-            .map(|column| column.memory_rows)
-            .max()
-            .unwrap_or(0)
+    /// Names of the columns of a market's table that are read besides those of bars; that of the candles is empty.
+    pub fn further_columns(&self, market: &str) -> &[String] {
+        self.further.get(market).map_or(&[], Vec::as_slice)
     }
 
-    /// Every column of a series, in the order of [`FeaturePlan::columns`]. Undefined values are NaN, never infinite.
+    /// Names of the columns of bars that are read of a market.
+    pub(super) fn bar_columns(&self, market: &str) -> BTreeSet<&'static str> {
+        let frames =
+            (0..self.frames.len()).filter(|frame| market_of(&self.frames, *frame) == market);
+        frames
+            .flat_map(|frame| self.frames[frame].bars.iter().copied())
+            .collect()
+    }
+
+    /// The shortest bars that are put together, if any are.
+    pub(super) fn shortest_timeframe(&self) -> Option<Timeframe> {
+        let timeframes = self.frames.iter().filter_map(|frame| match frame.step {
+            Step::Longer(timeframe) => Some(timeframe),
+            _ => None,
+        });
+        timeframes.min()
+    }
+
+    /// What at the start of a series has no value in some column.
+    pub fn warm_up(&self) -> Span {
+        let spans = self.columns.iter().map(|column| column.warm_up);
+        spans.fold(Span::default(), Span::larger)
+    }
+
+    /// What before a row decides its values; see [`FeatureColumn::memory`].
+    pub fn memory(&self) -> Option<Span> {
+        let mut spans = self.columns.iter().map(|column| column.memory);
+        spans.try_fold(Span::default(), |a, b| Some(a.larger(b?)))
+    }
+
+    /// Every column of a series, in the order of [`FeaturePlan::columns`]. Undefined values are NaN, never infinite. Further
+    /// columns and markets are missing everywhere.
     ///
-    /// Families are computed in parallel, each by one thread: the bits do not depend on how many there are.
+    /// The bits do not depend on the number of threads.
     pub fn batch(&self, bars: Bars<'_>) -> Vec<Vec<f64>> {
-        let families: Vec<Vec<Vec<f64>>> = self
-            .families
-            .par_iter()
-            .map(|family| family.batch(bars))
-            .collect();
-        families.into_iter().flatten().collect()
+        let missing = vec![f64::NAN; bars.len()];
+        let columns: Vec<&[f64]> = self.further_columns("").iter().map(|_| &*missing).collect();
+        let candles = Market {
+            bars,
+            columns: &columns,
+        };
+        self.batch_of(candles, &BTreeMap::new())
+    }
+
+    /// Every column of a series in the type of numbers that is asked for.
+    ///
+    /// # Panics
+    /// If columns differ in length or number from what [`FeaturePlan::further_columns`] says.
+    pub fn batch_of<T: Number>(
+        &self,
+        candles: Market<'_>,
+        markets: &BTreeMap<String, Market<'_>>,
+    ) -> Vec<Vec<T>> {
+        let rows = Rows {
+            bars: candles.bars,
+            columns: candles.columns.to_vec(),
+        };
+        self.frame(0, &rows, markets).into_vecs()
+    }
+
+    /// The outputs of a frame whose rows are `rows`.
+    fn frame<T: Number>(
+        &self,
+        index: usize,
+        rows: &Rows<'_>,
+        markets: &BTreeMap<String, Market<'_>>,
+    ) -> Columns<T> {
+        let frame = &self.frames[index];
+        let further = self.further_columns(market_of(&self.frames, index));
+        let mut joined: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
+        for (child, other) in self.frames.iter().enumerate() {
+            if other.parent != Some(index) {
+                continue;
+            }
+            let (outputs, counts) = self.child(child, rows, markets);
+            for source in &frame.sources {
+                if let Source::Joined { frame, output } = source
+                    && *frame == child
+                {
+                    let values = &outputs[*output];
+                    let last = |n: &usize| n.checked_sub(1).map_or(f64::NAN, |row| values[row]);
+                    joined.insert((child, *output), counts.iter().map(last).collect());
+                }
+            }
+        }
+        let columns = frame.sources.iter().map(|source| match source {
+            Source::Table(name) => rows.columns[position(further, name)],
+            Source::Joined { frame, output } => joined[&(*frame, *output)].as_slice(),
+        });
+        let columns: Vec<&[f64]> = columns.collect();
+        Columns::of(&frame.program, rows.bars, &columns)
+    }
+
+    /// The outputs of a frame that belongs to the one with these rows, and for each of them how many of its own rows are
+    /// over.
+    fn child(
+        &self,
+        index: usize,
+        rows: &Rows<'_>,
+        markets: &BTreeMap<String, Market<'_>>,
+    ) -> (Columns<f64>, Vec<usize>) {
+        match &self.frames[index].step {
+            Step::Market(name) => {
+                let n_columns = self.further_columns(name).len();
+                let Some(market) = markets.get(name) else {
+                    let none = BarColumns::default();
+                    let rows_of_none = Rows {
+                        bars: none.view(),
+                        columns: vec![&[]; n_columns],
+                    };
+                    let counts = vec![0; rows.bars.len()];
+                    return (self.frame(index, &rows_of_none, markets), counts);
+                };
+                let own = Rows {
+                    bars: market.bars,
+                    columns: market.columns.to_vec(),
+                };
+                let mut over = 0;
+                let counts = rows.bars.ts_ns.iter().map(|ts_ns| {
+                    let later = &market.bars.ts_ns[over..];
+                    over += later.iter().take_while(|end| *end <= ts_ns).count();
+                    over
+                });
+                let counts = counts.collect();
+                (self.frame(index, &own, markets), counts)
+            }
+            Step::Longer(timeframe) => {
+                let mut longer = LongerBars::new(*timeframe);
+                let (mut bars, mut columns) =
+                    (BarColumns::default(), vec![Vec::new(); rows.columns.len()]);
+                let mut counts = Vec::with_capacity(rows.bars.len());
+                let mut row = Row::empty(rows.columns.len());
+                for (t, bar) in rows.bars.iter().enumerate() {
+                    row.bar = bar;
+                    for (x, column) in row.columns.iter_mut().zip(&rows.columns) {
+                        *x = column[t];
+                    }
+                    longer.push(&row, |over| {
+                        bars.push(over.bar);
+                        for (column, x) in columns.iter_mut().zip(over.columns) {
+                            column.push(x);
+                        }
+                    });
+                    counts.push(bars.close.len());
+                }
+                let own = Rows {
+                    bars: bars.view(),
+                    columns: columns.iter().map(Vec::as_slice).collect(),
+                };
+                (self.frame(index, &own, markets), counts)
+            }
+            Step::Candles => unreachable!("the candles belong to no other frame"),
+        }
     }
 
     /// A computation that takes bars one by one, from the start of a series.
     pub fn stream(&self) -> FeatureStream {
-        let states = self.families.iter().map(|family| match &family.compute {
-            Compute::Windows(_) => None,
-            Compute::Recurrence(start) => Some(start()),
+        let states = self.frames.iter().enumerate().map(|(index, frame)| {
+            let further = self.further_columns(market_of(&self.frames, index));
+            let children = self.frames.iter().enumerate();
+            FrameState {
+                engine: Engine::new(&frame.program),
+                reads: frame
+                    .sources
+                    .iter()
+                    .map(|source| match source {
+                        Source::Table(name) => From::Column(position(further, name)),
+                        Source::Joined { frame, output } => From::Frame(*frame, *output),
+                    })
+                    .collect(),
+                inputs: vec![f64::NAN; frame.sources.len()],
+                outputs: vec![f64::NAN; frame.program.n_outputs()],
+                children: children
+                    .filter(|(_, child)| child.parent == Some(index))
+                    .map(|(child, _)| child)
+                    .collect(),
+                longer: match frame.step {
+                    Step::Longer(timeframe) => Some(LongerBars::new(timeframe)),
+                    _ => None,
+                },
+                waiting: VecDeque::new(),
+                n_columns: further.len(),
+            }
+        });
+        let names = self.frames.iter().map(|frame| match &frame.step {
+            Step::Market(name) => name.clone(),
+            _ => String::new(),
         });
         FeatureStream {
-            states: states.collect(),
-            families: Arc::clone(&self.families),
-            kept_rows: self
-                .families
-                .iter()
-                .map(Family::lookback_rows)
-                .max()
-                .unwrap_or(0),
-            recent: BarColumns::default(),
-            row: vec![f64::NAN; self.columns.len()],
+            frames: states.collect(),
+            markets: names.collect(),
+            row: Row::empty(self.further_columns("").len()),
         }
     }
-}
 
-impl std::fmt::Debug for FeaturePlan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FeaturePlan")
-            .field("parameters", &self.parameters)
-            .field("columns", &self.columns)
-            .finish_non_exhaustive()
+    /// The stream whose [state](FeatureStream::state) is `words`; nothing if it is that of another plan.
+    pub fn resume(&self, words: &[u64]) -> Option<FeatureStream> {
+        let (mark, words) = words.split_first()?;
+        if *mark != self.mark() {
+            return None;
+        }
+        let mut stream = self.stream();
+        let mut tape = Tape::of(words.to_vec());
+        stream.tape(&mut tape, words.len());
+        tape.is_used_up().then_some(stream)
+    }
+
+    /// The state of `stream`, which is one of this plan's.
+    pub fn state(&self, stream: &mut FeatureStream) -> Vec<u64> {
+        let mut tape = Tape::new();
+        stream.tape(&mut tape, 0);
+        let mut words = vec![self.mark()];
+        words.extend(tape.into_words());
+        words
+    }
+
+    /// Tells the states of plans apart.
+    fn mark(&self) -> u64 {
+        let parameters = serde_json::to_vec(&self.parameters).unwrap_or_default();
+        let digest = blake3::hash(&parameters);
+        digest.as_bytes()[..8]
+            .iter()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte))
     }
 }
 
-/// Features of a series whose bars arrive one by one.
-pub struct FeatureStream {
-    families: Arc<[Family]>,
-    /// The state of each family that is a recurrence.
-    states: Vec<Option<OnBars>>,
-    /// Bars that the longest window needs.
-    kept_rows: usize,
-    recent: BarColumns,
-    row: Vec<f64>,
+/// The features of the set, and those on longer bars.
+fn of_set(parameters: &FeatureParameters, names: &mut Names) -> Result<(), FeatureError> {
+    let set = sets::columns(parameters)?;
+    let definition = |column: &SetColumn| Definition {
+        place: "set".to_owned(),
+        unit: column.unit.to_owned(),
+        description: column.description.clone(),
+    };
+    for column in &set {
+        if names.expressions.contains_key(&column.name) {
+            return Err(FeatureError::SameName {
+                name: column.name.clone(),
+            });
+        }
+        names.add(
+            column.name.clone(),
+            &column.expression,
+            definition(column),
+            true,
+        )?;
+    }
+    for (i, text) in parameters.timeframes.iter().enumerate() {
+        let place = format!("timeframes.{i}");
+        if Timeframe::parse(text).is_none() {
+            return Err(FeatureError::refused(
+                place,
+                format!("`{}` is no timeframe up to four weeks", text.escape_debug()),
+                format!("write {}", timeframe::SHAPE),
+            ));
+        }
+        if set.is_empty() {
+            return Err(FeatureError::refused(
+                "timeframes",
+                "`timeframes` computes the columns of a set on longer bars, and there is no `set`",
+                format!("write `at(\"{text}\", ...)` in `columns`"),
+            ));
+        }
+        if parameters.timeframes[..i].contains(text) {
+            return Err(FeatureError::refused(
+                place,
+                format!("`{text}` stands twice"),
+                "",
+            ));
+        }
+        for column in &set {
+            // The expression itself: the name may hold what no name in an expression does.
+            let expression = format!("at(\"{text}\", {})", column.expression);
+            let of_longer = Definition {
+                description: match column.description.as_str() {
+                    "" => String::new(),
+                    known => format!("of bars of {text}: {known}"),
+                },
+                ..definition(column)
+            };
+            names.add(
+                format!("{}_{text}", column.name),
+                &expression,
+                of_longer,
+                true,
+            )?;
+        }
+    }
+    Ok(())
 }
 
-impl FeatureStream {
-    /// The row of the newest bar: what [`FeaturePlan::batch`] of all bars so far has in its last row.
-    pub fn update(&mut self, bar: Bar) -> &[f64] {
-        self.recent.push(bar);
-        self.recent.keep_last(self.kept_rows);
-        let mut row = self.row.as_mut_slice();
-        for (family, state) in self.families.iter().zip(&mut self.states) {
-            let (own, rest) = row.split_at_mut(family.columns.len());
-            row = rest;
-            if let Some(state) = state {
-                state(bar, own);
-                for x in own {
-                    *x = finite_or_nan(*x);
-                }
-            } else {
-                let columns = family.batch(self.recent.view().tail(family.lookback_rows()));
-                for (x, column) in own.iter_mut().zip(&columns) {
-                    *x = column.last().copied().unwrap_or(f64::NAN);
-                }
+/// The features and parts of a pipeline's own.
+fn own(parameters: &FeatureParameters, names: &mut Names) -> Result<(), FeatureError> {
+    for (definition, place) in parameters.columns.definitions() {
+        let at = place.strip_suffix(".expression").unwrap_or(&place);
+        check_name(&definition.name, at, names)?;
+        let told = Definition {
+            place,
+            unit: definition.unit,
+            description: definition.description,
+        };
+        names.add(definition.name, &definition.expression, told, true)?;
+    }
+    for (name, text) in &parameters.parts {
+        let place = format!("let.{name}");
+        check_name(name, &place, names)?;
+        let told = Definition {
+            place,
+            unit: String::new(),
+            description: String::new(),
+        };
+        names.add(name.clone(), text, told, false)?;
+    }
+    Ok(())
+}
+
+/// Refuses names that no expression could use, and those that are taken.
+fn check_name(name: &str, place: &str, names: &Names) -> Result<(), FeatureError> {
+    /// Longer names are refused.
+    const LONGEST: usize = 100;
+    let mut letters = name.chars();
+    let is_name = letters
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && letters.all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && name.len() <= LONGEST;
+    let shown = name.escape_debug();
+    if !is_name {
+        return Err(FeatureError::refused(
+            place,
+            format!("`{shown}` is no name of a feature"),
+            "a name begins with a letter or `_` and goes on with letters, digits and `_`",
+        ));
+    }
+    if WORDS.contains(&name) || name == "ts_ns" || BARS.iter().any(|(bar, _)| *bar == name) {
+        return Err(FeatureError::refused(
+            place,
+            format!("`{shown}` means something else in an expression"),
+            "choose another name",
+        ));
+    }
+    if names.expressions.contains_key(name) {
+        let is_of_set = names.definitions[name].place == "set";
+        let owner = if is_of_set { "of the set" } else { "already" };
+        return Err(FeatureError::refused(
+            place,
+            format!("`{shown}` is a feature {owner}"),
+            "choose another name",
+        ));
+    }
+    Ok(())
+}
+
+/// The columns that `only` and `drop` leave.
+fn chosen(parameters: &FeatureParameters, columns: &[String]) -> Result<Vec<String>, FeatureError> {
+    for (parameter, listed) in [("only", &parameters.only), ("drop", &parameters.drop)] {
+        for (i, name) in listed.iter().enumerate() {
+            if !columns.contains(name) {
+                let known = columns.iter().map(String::as_str);
+                return Err(FeatureError::refused(
+                    format!("{parameter}.{i}"),
+                    format!("there is no feature `{}`", name.escape_debug()),
+                    suggestion(name, known, ""),
+                ));
             }
         }
-        &self.row
     }
+    let (only, drop): (BTreeSet<&String>, BTreeSet<&String>) = (
+        parameters.only.iter().collect(),
+        parameters.drop.iter().collect(),
+    );
+    let is_kept = |name: &&String| (only.is_empty() || only.contains(name)) && !drop.contains(name);
+    Ok(columns.iter().filter(is_kept).cloned().collect())
+}
+
+/// Refuses mistakes in what is written but not computed.
+fn check_parts(
+    parameters: &FeatureParameters,
+    names: &Names,
+    catalogue: &Catalogue,
+    known: &Known,
+) -> Result<(), FeatureError> {
+    let own = parameters.columns.definitions();
+    let own = own.iter().map(|(definition, _)| definition.name.as_str());
+    compile::compile(&names.expressions, own, catalogue, known)
+        .map_err(|error| located(error, names))?;
+    for name in parameters.parts.keys() {
+        // It may be meant for another market, whose columns it names.
+        compile::compile(
+            &names.expressions,
+            [name.as_str()],
+            catalogue,
+            &Known::default(),
+        )
+        .map_err(|error| located(error, names))?;
+    }
+    Ok(())
+}
+
+fn located(error: Misdefined, names: &Names) -> FeatureError {
+    let place = names.definitions.get(&error.feature);
+    let place = place.map_or("", |definition| definition.place.as_str());
+    let is_of_set = place == "set";
+    FeatureError::Refused {
+        parameter: place.to_owned(),
+        message: if is_of_set {
+            format!("`{}`: {}", error.feature, error.mistake.message)
+        } else {
+            error.mistake.message
+        },
+        help: error.mistake.help,
+        at: (!is_of_set).then_some(error.mistake.at),
+    }
+}
+
+/// The market whose bars a frame has; empty for the candles.
+fn market_of(frames: &[Frame], index: usize) -> &str {
+    match (&frames[index].step, frames[index].parent) {
+        (Step::Market(market), _) => market,
+        (_, Some(parent)) => market_of(frames, parent),
+        (_, None) => "",
+    }
+}
+
+fn position(names: &[String], name: &str) -> usize {
+    let found = names.iter().position(|known| known == name);
+    found.expect("a plan knows all columns that it reads")
+}
+
+/// What of its parent's rows one row of a frame takes, and what `rows` of its own do.
+fn in_parent(frame: &Frame, own: Span) -> Span {
+    match frame.step {
+        // The bar that is not over is one more.
+        Step::Longer(timeframe) => Span {
+            rows: 0,
+            longer_ns: timeframe.length_ns().saturating_mul(own.rows as i64 + 2),
+        },
+        _ => own,
+    }
+}
+
+fn memory(frames: &[Frame], index: usize, output: usize) -> Option<Span> {
+    let frame = &frames[index];
+    let own = Span {
+        rows: frame.program.memory(output)?,
+        longer_ns: 0,
+    };
+    let mut below = Span::default();
+    for (child, output) in &frame.uses[output] {
+        let span = memory(frames, *child, *output)?;
+        below = below.larger(in_parent(&frames[*child], span));
+    }
+    Some(own.plus(below))
+}
+
+fn warm_up(frames: &[Frame], index: usize, output: usize) -> Span {
+    let frame = &frames[index];
+    let own = Span {
+        rows: frame.program.warm_up(output),
+        longer_ns: 0,
+    };
+    let below = frame.uses[output].iter().map(|(child, output)| {
+        let of_child = warm_up(frames, *child, *output);
+        match frames[*child].step {
+            Step::Longer(timeframe) => Span {
+                rows: 0,
+                longer_ns: timeframe.length_ns().saturating_mul(of_child.rows as i64),
+            },
+            _ => of_child,
+        }
+    });
+    own.plus(below.fold(Span::default(), Span::larger))
+}
+
+/// The rows of a frame.
+struct Rows<'a> {
+    bars: Bars<'a>,
+    columns: Vec<&'a [f64]>,
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::super::fixtures::{golden_bars, market, shared};
-    use super::*;
-
-    fn plan() -> FeaturePlan {
-        FeaturePlan::compile(&FeatureParameters::of(FeatureSet::NatronV2)).unwrap()
-    }
-
-    fn bits(values: &[f64]) -> Vec<u64> {
-        values.iter().map(|x| x.to_bits()).collect()
-    }
-
-    /// Every price and volume from row `cut` on, times `factor`.
-    fn with_another_future(bars: &BarColumns, cut: usize, factor: f64) -> BarColumns {
-        let mut bars = bars.clone();
-        for column in [
-            &mut bars.open,
-            &mut bars.high,
-            &mut bars.low,
-            &mut bars.close,
-            &mut bars.volume,
-        ] {
-            column[cut..].iter_mut().for_each(|x| *x *= factor);
-        }
-        bars
-    }
-
-    fn assert_same_past(plan: &FeaturePlan, before: &[Vec<f64>], after: &[Vec<f64>], cut: usize) {
-        for (column, (before, after)) in plan.columns().iter().zip(before.iter().zip(after)) {
-            assert_eq!(
-                bits(&before[..cut]),
-                bits(&after[..cut]),
-                "{} before row {cut}",
-                column.name
-            );
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
-
-        #[test]
-        fn no_column_ever_sees_the_future(seed in 1_u64..1_000_000, cut in 1_usize..260, factor in 1.001_f64..1.5) {
-            let (plan, bars) = (plan(), market(260, seed));
-            let before = plan.batch(bars.view());
-
-            assert_same_past(&plan, &before, &plan.batch(bars.view().slice(0..cut)), cut);
-            for factor in [factor, 1.0 / factor, f64::NAN] {
-                let changed = with_another_future(&bars, cut, factor);
-                assert_same_past(&plan, &before, &plan.batch(changed.view()), cut);
-            }
-        }
-    }
-
-    #[test]
-    fn no_column_sees_the_next_bars_at_any_of_many_cuts() {
-        // A flag may change at few rows only: neighbouring cuts find what one cut misses.
-        let (plan, bars) = (plan(), market(320, 77));
-        let before = plan.batch(bars.view());
-
-        for cut in (300..320).chain([1, 2, 50, 101, 200]) {
-            for factor in [1.02, 0.98] {
-                let changed = with_another_future(&bars, cut, factor);
-                let shorter = changed.view().slice(0..(cut + 12).min(320));
-                assert_same_past(&plan, &before, &plan.batch(shorter), cut);
-            }
-        }
-    }
-
-    #[test]
-    fn a_stream_has_the_bits_of_a_batch() {
-        let (plan, mut bars) = (plan(), market(600, 9));
-        // A missing close starts the recurrences anew in both.
-        bars.close[250] = f64::NAN;
-        let batch = plan.batch(bars.view());
-
-        let mut stream = plan.stream();
-        for (t, bar) in bars.view().iter().enumerate() {
-            let row = stream.update(bar);
-            for ((column, values), x) in plan.columns().iter().zip(&batch).zip(row) {
-                assert_eq!(values[t].to_bits(), x.to_bits(), "{}, row {t}", column.name);
-            }
-        }
-    }
-
-    #[test]
-    fn a_later_start_agrees_after_the_memory() {
-        let mut markets = vec![market(1700, 4), market(1700, 5)];
-        if let Some(shared) = shared() {
-            markets.push(golden_bars(&shared).view().slice(0..1700).iter().collect());
-        }
-        let plan = plan();
-        for bars in markets {
-            let early = plan.batch(bars.view());
-            for start in [1, 61, 400, 977] {
-                let late = plan.batch(bars.view().slice(start..1700));
-                for ((column, early), late) in plan.columns().iter().zip(&early).zip(&late) {
-                    let scale = early
-                        .iter()
-                        .filter(|x| !x.is_nan())
-                        .fold(0.0_f64, |scale, x| scale.max(x.abs()));
-                    let is_window = column.memory_rows == column.warm_up_rows;
-                    for t in column.memory_rows..late.len() {
-                        let (a, b) = (early[start + t], late[t]);
-                        assert_eq!(
-                            a.is_nan(),
-                            b.is_nan(),
-                            "{}, row {t} after a start at {start}",
-                            column.name
-                        );
-                        let is_same = if is_window || column.unit == Unit::Flag {
-                            a.is_nan() || a.to_bits() == b.to_bits()
-                        } else {
-                            a.is_nan() || (a - b).abs() <= 1e-12 * scale
-                        };
-                        assert!(
-                            is_same,
-                            "{}, row {t} after a start at {start}: {a} against {b}",
-                            column.name
-                        );
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_motionless_market_leaves_ratios_of_nothing_undefined() {
-        let plan = plan();
-        let price = |volume: f64| {
-            let bar = Bar {
-                ts_ns: 0,
-                open: 0.1,
-                high: 0.1,
-                low: 0.1,
-                close: 0.1,
-                volume,
-            };
-            let bars: BarColumns = std::iter::repeat_n(bar, 700).collect();
-            let batch = plan.batch(bars.view());
-            let undefined = plan
-                .columns()
-                .iter()
-                .zip(batch)
-                .filter(|(_, values)| values[699].is_nan());
-            undefined
-                .map(|(column, _)| column.name.clone())
-                .collect::<Vec<_>>()
-        };
-        let profile = [
-            "vp_96_20_poc",
-            "vp_96_20_vah",
-            "vp_96_20_val",
-            "price_to_vp_96_20_poc",
-            "price_to_vp_96_20_vah",
-            "price_to_vp_96_20_val",
-            "vp_96_20_balance",
-            "vp_96_20_poc_share",
-            "vp_96_20_entropy",
-        ];
-        let moving = [
-            "skew_20",
-            "kurt_20",
-            "zscore_20",
-            "hurst_100",
-            "autocorr_20_1",
-            "autocorr_20_5",
-        ];
-
-        let traded = [
-            &[
-                "atr_ratio_7_14",
-                "bbands_20_2_pctb",
-                "chop_14",
-                "volume_z_20",
-            ],
-            &moving[..],
-            &profile,
-        ]
-        .concat();
-        assert_eq!(price(7.0), traded);
-        let volume = ["volume_ratio_20", "volume_z_20", "cmf_20", "vwap_roll_20"];
-        let untraded = [
-            &["atr_ratio_7_14", "bbands_20_2_pctb", "chop_14"],
-            &volume[..],
-            &moving,
-            &profile,
-        ]
-        .concat();
-        assert_eq!(price(0.0), untraded);
-    }
-
-    #[test]
-    fn one_bad_tick_spoils_no_more_than_its_memory() {
-        let (plan, bars) = (plan(), market(1400, 21));
-        let good = plan.batch(bars.view());
-        for tick in [f64::NAN, 1e9] {
-            let mut bad = bars.clone();
-            for column in [
-                &mut bad.open,
-                &mut bad.high,
-                &mut bad.low,
-                &mut bad.close,
-                &mut bad.volume,
-            ] {
-                column[700] = tick;
-            }
-
-            for ((column, good), bad) in
-                plan.columns().iter().zip(&good).zip(plan.batch(bad.view()))
-            {
-                assert_eq!(
-                    bits(&good[..700]),
-                    bits(&bad[..700]),
-                    "{} before the tick",
-                    column.name
-                );
-                assert_eq!(
-                    bad[700].is_nan(),
-                    tick.is_nan(),
-                    "{} at the tick",
-                    column.name
-                );
-                if column.memory_rows == column.warm_up_rows {
-                    let after = 701 + column.memory_rows;
-                    assert_eq!(
-                        bits(&good[after..]),
-                        bits(&bad[after..]),
-                        "{} after the tick",
-                        column.name
-                    );
-                } else if tick.is_nan() {
-                    let scale = good
-                        .iter()
-                        .filter(|x| !x.is_nan())
-                        .fold(0.0_f64, |scale, x| scale.max(x.abs()));
-                    for t in 701 + column.memory_rows..1400 {
-                        let is_close =
-                            good[t].is_nan() || (good[t] - bad[t]).abs() <= 1e-12 * scale;
-                        assert!(
-                            is_close,
-                            "{}, row {t}: {} against {}",
-                            column.name, good[t], bad[t]
-                        );
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn names_the_parameter_it_cannot_use() {
-        let mut parameters = FeatureParameters::of(FeatureSet::NatronV2);
-        parameters.momentum.cci_window = 1;
-        let error = FeaturePlan::compile(&parameters).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "`momentum.cci_window` is 1, expected 2 to 10000 bars"
-        );
-
-        let mut parameters = FeatureParameters::of(FeatureSet::NatronV2);
-        parameters.momentum.rsi_periods = [9, 9];
-        let error = FeaturePlan::compile(&parameters).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "two features are called `rsi_9`; give its group different periods"
-        );
-    }
-
-    #[test]
-    fn other_windows_give_other_names() {
-        let mut parameters = FeatureParameters::of(FeatureSet::NatronV2);
-        parameters.moving_averages.sma_windows = [3, 6, 12, 24];
-        parameters.volatility.bollinger_deviations = 2.5;
-        let plan = FeaturePlan::compile(&parameters).unwrap();
-
-        let names: Vec<&str> = plan
-            .columns()
-            .iter()
-            .map(|column| column.name.as_str())
-            .collect();
-
-        assert_eq!(names.len(), 98);
-        for name in [
-            "sma_24",
-            "cross_sma_6_12",
-            "price_to_sma_24",
-            "bbands_20_2.5_upper",
-        ] {
-            assert!(names.contains(&name), "no {name}");
-        }
-    }
-}
+#[expect(clippy::needless_range_loop, reason = "a loop over rows")]
+mod tests;

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use natron_kernels::bars::{Bar, BarColumns};
 use serde::{Deserialize, Serialize};
 
-use super::plan::FeaturePlan;
+use super::plan::{FeaturePlan, Market};
+
+/// Nanoseconds from bar to bar.
+const HOUR_NS: i64 = 3_600_000_000_000;
 
 /// Rows after the warm-up of all columns.
 const ROWS: usize = 240;
@@ -56,9 +59,52 @@ impl Trace {
 
 /// The trace of every column of `plan`, by name.
 pub(crate) fn probe(plan: &FeaturePlan) -> BTreeMap<String, Trace> {
-    let bars = market(plan.warm_up_rows() + ROWS);
+    let warm_up = plan.warm_up().rows(Some(HOUR_NS)).unwrap_or(0);
+    let bars = market(warm_up + ROWS);
+    // Further columns and markets are made of the same bars.
+    let further = |market: &str| -> Vec<Vec<f64>> {
+        let names = plan.further_columns(market).iter().enumerate();
+        names
+            .map(|(i, _)| bars.volume.iter().map(|x| x / (i + 3) as f64).collect())
+            .collect()
+    };
+    let markets: BTreeMap<&str, (BarColumns, Vec<Vec<f64>>)> = plan
+        .markets()
+        .enumerate()
+        .map(|(i, name)| {
+            let price = |values: &[f64]| -> Vec<f64> {
+                values.iter().map(|x| (x - 60.0 - i as f64).abs()).collect()
+            };
+            let other = BarColumns {
+                ts_ns: bars.ts_ns.clone(),
+                open: price(&bars.close),
+                high: price(&bars.high),
+                low: price(&bars.low),
+                close: price(&bars.open),
+                volume: bars.volume.clone(),
+            };
+            (name, (other, further(name)))
+        })
+        .collect();
+    let slices: BTreeMap<&str, Vec<&[f64]>> = markets
+        .iter()
+        .map(|(name, (_, columns))| (*name, columns.iter().map(Vec::as_slice).collect()))
+        .collect();
+    let markets = markets.iter().map(|(name, (bars, _))| {
+        let market = Market {
+            bars: bars.view(),
+            columns: &slices[name],
+        };
+        ((*name).to_owned(), market)
+    });
+    let own = further("");
+    let own: Vec<&[f64]> = own.iter().map(Vec::as_slice).collect();
+    let candles = Market {
+        bars: bars.view(),
+        columns: &own,
+    };
+    let columns: Vec<Vec<f64>> = plan.batch_of(candles, &markets.collect());
     let names = plan.columns().iter().map(|column| column.name.clone());
-    let columns = plan.batch(bars.view());
     names
         .zip(columns.iter().map(|values| Trace::of(values)))
         .collect()
@@ -94,7 +140,7 @@ fn market(n_rows: usize) -> BarColumns {
             1000.0 * (0.2 + uniform())
         };
         columns.push(Bar {
-            ts_ns: t as i64 * 3_600_000_000_000,
+            ts_ns: t as i64 * HOUR_NS,
             open,
             high,
             low,

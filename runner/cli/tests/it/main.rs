@@ -8,6 +8,7 @@
 mod cache;
 mod corpus;
 mod explaining;
+mod golden;
 mod help;
 mod natron;
 mod output;

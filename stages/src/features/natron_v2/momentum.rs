@@ -1,16 +1,10 @@
 //! Oscillators: 13 columns.
 
-use natron_kernels::momentum::{
-    Macd, Rsi, commodity_channel_index, rate_of_change, stochastic, ultimate_oscillator, williams_r,
-};
-use natron_kernels::recurrences::{
-    ema_factor, settling_rows, settling_rows_of_second, wilder_factor,
-};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check_windows;
-use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
+use crate::features::{plan::FeatureError, sets::SetColumn};
 
 /// Parameters of the oscillators.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -47,7 +41,7 @@ impl Default for Momentum {
 }
 
 impl Momentum {
-    pub(super) fn families(&self) -> Result<Vec<Family>, FeatureError> {
+    pub(super) fn columns(&self) -> Result<Vec<SetColumn>, FeatureError> {
         check_windows("momentum.rsi_periods", 1, &self.rsi_periods)?;
         check_windows("momentum.roc_lags", 1, &self.roc_lags)?;
         check_windows("momentum.cci_window", 2, &[self.cci_window])?;
@@ -64,152 +58,99 @@ impl Momentum {
             });
         }
 
-        let mut families = Vec::new();
-        families.extend(self.rsi_periods.map(rsi));
-        families.extend(self.roc_lags.map(roc));
-        families.push(cci(self.cci_window));
-        families.push(stochastic_oscillator(self.stochastic_windows));
-        families.push(macd(self.macd_periods));
-        families.push(williams(self.williams_window));
-        families.push(ultimate(self.ultimate_windows));
-        Ok(families)
+        let mut columns = Vec::new();
+        columns.extend(self.rsi_periods.map(|n| {
+            SetColumn::new(
+                format!("rsi_{n}"),
+                format!("rsi(close, {n})"),
+                format!("relative strength index with Wilder's smoothing over {n} bars"),
+            )
+        }));
+        columns.extend(self.roc_lags.map(|n| {
+            SetColumn::new(
+                format!("roc_{n}"),
+                format!("roc(close, {n})"),
+                format!("rate of change of the close over {n} bars"),
+            )
+        }));
+        let n = self.cci_window;
+        let description = format!(
+            "commodity channel index of {n} bars: distance of the typical price from its mean over 0.015 mean absolute deviations"
+        );
+        columns.push(
+            SetColumn::new(format!("cci_{n}"), format!("cci({n})"), description).unit("ratio"),
+        );
+        columns.extend(stochastic(self.stochastic_windows));
+        columns.extend(macd(self.macd_periods));
+        let n = self.williams_window;
+        let description = format!(
+            "Williams %R: distance of the close from the high of {n} bars in their range, 0 to -100"
+        );
+        columns.push(SetColumn::new(
+            format!("willr_{n}"),
+            format!("willr({n})"),
+            description,
+        ));
+        let [short, middle, long] = self.ultimate_windows;
+        let description = format!(
+            "ultimate oscillator: buying pressure over true range of {short}, {middle} and {long} bars, weighted 4, 2 and 1"
+        );
+        columns.push(SetColumn::new(
+            format!("ultosc_{short}_{middle}_{long}"),
+            format!("ultosc({short}, {middle}, {long})"),
+            description,
+        ));
+        Ok(columns)
     }
 }
 
-fn rsi(period: usize) -> Family {
-    let column = FeatureColumn::new(
-        format!("rsi_{period}"),
-        Unit::Percent,
-        period,
-        format!("relative strength index with Wilder's smoothing over {period} bars"),
-    );
-    let memory_rows = period + settling_rows(wilder_factor(period));
-    Family::recurrence(vec![column.remembering(memory_rows)], move || {
-        let mut rsi = Rsi::new(period);
-        move |bar, row| row[0] = rsi.update(bar.close)
-    })
-}
-
-fn roc(lag: usize) -> Family {
-    let column = FeatureColumn::new(
-        format!("roc_{lag}"),
-        Unit::Percent,
-        lag,
-        format!("rate of change of the close over {lag} bars"),
-    );
-    Family::window(column, move |bars| rate_of_change(bars.close, lag))
-}
-
-fn cci(window: usize) -> Family {
-    let column = FeatureColumn::new(
-        format!("cci_{window}"),
-        Unit::Ratio,
-        window - 1,
-        format!(
-            "commodity channel index of {window} bars: distance of the typical price from its mean over 0.015 mean absolute deviations"
-        ),
-    );
-    Family::window(column, move |bars| commodity_channel_index(bars, window))
-}
-
-fn stochastic_oscillator([window, slow_k, slow_d]: [usize; 3]) -> Family {
-    let warm_up_rows = window + slow_k + slow_d - 3;
-    let column = |line: &str, description: String| {
-        FeatureColumn::new(
+fn stochastic([window, slow_k, slow_d]: [usize; 3]) -> [SetColumn; 2] {
+    let line = |line: &str, description: String| {
+        SetColumn::new(
             format!("stoch_{window}_{slow_k}_{slow_d}_{line}"),
-            Unit::Percent,
-            warm_up_rows,
+            format!("stoch({window}, {slow_k}, {slow_d}).{line}"),
             description,
         )
     };
-    let columns = vec![
-        column(
+    [
+        line(
             "k",
             format!(
                 "slow stochastic %K: position of the close in the range of {window} bars, mean of {slow_k}"
             ),
         ),
-        column(
+        line(
             "d",
             format!("slow stochastic %D: mean of the last {slow_d} %K"),
         ),
-    ];
-    Family::windows(columns, move |bars| {
-        let lines = stochastic(bars, window, slow_k, slow_d);
-        vec![lines.slow_k, lines.slow_d]
-    })
+    ]
 }
 
-fn macd([fast, slow, signal]: [usize; 3]) -> Family {
-    let warm_up_rows = slow + signal - 2;
-    // The mean that forgets last decides; it is the signal when someone makes that one the longest.
-    let memory_rows = slow + signal + settling_rows_of_second(ema_factor(slow.max(signal)));
-    let column = |name: String, warm_up_rows: usize, description: String| {
-        FeatureColumn::new(name, Unit::Price, warm_up_rows, description).remembering(memory_rows)
+fn macd([fast, slow, signal]: [usize; 3]) -> [SetColumn; 4] {
+    let call = format!("macd(close, {fast}, {slow}, {signal})");
+    let column = |line: &str, description: String| {
+        SetColumn::new(
+            format!("macd_{fast}_{slow}_{signal}_{line}"),
+            format!("{call}.{line}"),
+            description,
+        )
     };
-    let prefix = format!("macd_{fast}_{slow}_{signal}");
-    let columns = vec![
+    [
         column(
-            format!("{prefix}_line"),
-            warm_up_rows,
+            "line",
             format!(
                 "exponential mean of {fast} closes less that of {slow}, seeded on the same row"
             ),
         ),
         column(
-            format!("{prefix}_signal"),
-            warm_up_rows,
+            "signal",
             format!("exponential mean of the last {signal} MACD lines"),
         ),
-        column(
-            format!("{prefix}_hist"),
-            warm_up_rows,
-            "MACD line less its signal".to_owned(),
+        column("hist", "MACD line less its signal".to_owned()),
+        SetColumn::new(
+            "macd_hist_diff_1",
+            format!("{call}.hist - {call}.hist[1]"),
+            "change of the MACD histogram over one bar",
         ),
-        column(
-            "macd_hist_diff_1".to_owned(),
-            warm_up_rows + 1,
-            "change of the MACD histogram over one bar".to_owned(),
-        )
-        .remembering(memory_rows + 1),
-    ];
-    Family::recurrence(columns, move || {
-        let mut macd = Macd::new(fast, slow, signal);
-        let mut previous = f64::NAN;
-        move |bar, row| {
-            let now = macd.update(bar.close);
-            row.copy_from_slice(&[
-                now.line,
-                now.signal,
-                now.histogram,
-                now.histogram - previous,
-            ]);
-            previous = now.histogram;
-        }
-    })
-}
-
-fn williams(window: usize) -> Family {
-    let column = FeatureColumn::new(
-        format!("willr_{window}"),
-        Unit::Percent,
-        window - 1,
-        format!(
-            "Williams %R: distance of the close from the high of {window} bars in their range, 0 to -100"
-        ),
-    );
-    Family::window(column, move |bars| williams_r(bars, window))
-}
-
-fn ultimate(windows: [usize; 3]) -> Family {
-    let [short, middle, long] = windows;
-    let column = FeatureColumn::new(
-        format!("ultosc_{short}_{middle}_{long}"),
-        Unit::Percent,
-        short.max(middle).max(long),
-        format!(
-            "ultimate oscillator: buying pressure over true range of {short}, {middle} and {long} bars, weighted 4, 2 and 1"
-        ),
-    );
-    Family::window(column, move |bars| ultimate_oscillator(bars, windows))
+    ]
 }

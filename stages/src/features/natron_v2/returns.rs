@@ -1,12 +1,10 @@
 //! Returns of several lengths: 8 columns.
 
-use natron_kernels::candles::intraday_return;
-use natron_kernels::windows::{fractional_difference, log_ratio, log_return, simple_return};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{check_positive, check_windows};
-use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
+use crate::features::{plan::FeatureError, sets::SetColumn};
 
 /// Parameters of the returns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,57 +32,42 @@ impl Default for Returns {
 }
 
 impl Returns {
-    pub(super) fn families(&self) -> Result<Vec<Family>, FeatureError> {
+    pub(super) fn columns(&self) -> Result<Vec<SetColumn>, FeatureError> {
         check_windows("returns.simple_lags", 1, &self.simple_lags)?;
         check_windows("returns.log_lags", 1, &self.log_lags)?;
         check_positive("returns.fractional_order", self.fractional_order)?;
         check_windows("returns.fractional_window", 1, &[self.fractional_window])?;
 
-        let mut families = Vec::new();
-        families.extend(self.simple_lags.map(|lag| {
-            let column = FeatureColumn::new(
-                format!("return_{lag}"),
-                Unit::Ratio,
-                lag,
-                format!("simple return of the close over {lag} bars"),
-            );
-            Family::window(column, move |bars| simple_return(bars.close, lag))
+        let mut columns = Vec::new();
+        columns.extend(self.simple_lags.map(|n| {
+            SetColumn::new(
+                format!("return_{n}"),
+                format!("return(close, {n})"),
+                format!("simple return of the close over {n} bars"),
+            )
         }));
-        families.extend(self.log_lags.map(|lag| {
-            let column = FeatureColumn::new(
-                format!("log_return_{lag}"),
-                Unit::Ratio,
-                lag,
-                format!("log return of the close over {lag} bars"),
-            );
-            Family::window(column, move |bars| log_return(bars.close, lag))
+        columns.extend(self.log_lags.map(|n| {
+            SetColumn::new(
+                format!("log_return_{n}"),
+                format!("log_return(close, {n})"),
+                format!("log return of the close over {n} bars"),
+            )
         }));
-        let column = FeatureColumn::new(
+        columns.push(SetColumn::new(
             "co_ratio",
-            Unit::Ratio,
-            0,
+            "co_ratio()",
             "return within the bar: (close - open) / open",
-        );
-        families.push(Family::window(column, intraday_return));
-        families.push(fractional(self.fractional_order, self.fractional_window));
-        Ok(families)
+        ));
+        let (order, n) = (self.fractional_order, self.fractional_window);
+        // `ffd_04_100`: the order is written without its point.
+        let name = format!("ffd_{}_{n}", order.to_string().replace('.', ""));
+        let description =
+            format!("fractional difference of order {order} of the log close, {n} weights");
+        columns.push(SetColumn::new(
+            name,
+            format!("ffd(close, {order}, {n})"),
+            description,
+        ));
+        Ok(columns)
     }
-}
-
-/// `ffd_04_100`: the order is written without its point.
-fn fractional(order: f64, window: usize) -> Family {
-    let column = FeatureColumn::new(
-        format!("ffd_{}_{window}", order.to_string().replace('.', "")),
-        Unit::Ratio,
-        window - 1,
-        format!("fractional difference of order {order} of the log close, {window} weights"),
-    );
-    Family::window(column, move |bars| {
-        let log_price: Vec<f64> = bars
-            .close
-            .iter()
-            .map(|&close| log_ratio(close, 1.0))
-            .collect();
-        fractional_difference(&log_price, order, window)
-    })
 }

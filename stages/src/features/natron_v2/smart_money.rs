@@ -1,13 +1,10 @@
 //! Swings, breakouts and changes of character: 6 columns.
 
-use natron_kernels::structure::{
-    Structure, breakout_down, breakout_up, distance_to_nearest_extreme, swing_high, swing_low,
-};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check_windows;
-use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
+use crate::features::{plan::FeatureError, sets::SetColumn};
 
 /// Parameters of the market structure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -33,17 +30,16 @@ impl Default for SmartMoney {
 }
 
 impl SmartMoney {
-    pub(super) fn families(&self) -> Result<Vec<Family>, FeatureError> {
+    pub(super) fn columns(&self) -> Result<Vec<SetColumn>, FeatureError> {
         check_windows("smart_money.swing_bars", 1, &self.swing_bars)?;
         check_windows("smart_money.breakout_window", 1, &[self.breakout_window])?;
         check_windows("smart_money.lookback", 1, &[self.lookback])?;
-        let ([left, right], window) = (self.swing_bars, self.breakout_window);
+        let ([left, right], n, lookback) = (self.swing_bars, self.breakout_window, self.lookback);
 
         let swing = |side: &str, extreme: &str| {
-            FeatureColumn::new(
+            SetColumn::new(
                 format!("swing_{side}_{left}_{right}"),
-                Unit::Flag,
-                left + right,
+                format!("swing({left}, {right}).{side}"),
                 format!(
                     "1 on the bar that confirms a pivot {side}: the {side} {right} bars ago is strictly {extreme} those of \
                      {left} bars before and {right} after it"
@@ -51,57 +47,32 @@ impl SmartMoney {
             )
         };
         let breakout = |side: &str, condition: &str| {
-            FeatureColumn::new(
-                format!("bos_{side}_{window}"),
-                Unit::Flag,
-                window,
-                format!("1 when the close is {condition} of the {window} bars before"),
+            SetColumn::new(
+                format!("bos_{side}_{n}"),
+                format!("breakout({n}).{side}"),
+                format!("1 when the close is {condition} of the {n} bars before"),
             )
         };
-        let nearest = FeatureColumn::new(
-            format!("ob_dist_{window}"),
-            Unit::Ratio,
-            window - 1,
-            format!(
-                "distance to the nearer of the highest high and lowest low of {window} bars over the close"
-            ),
-        );
         Ok(vec![
-            Family::window(swing("high", "above"), move |bars| {
-                swing_high(bars.high, left, right)
-            }),
-            Family::window(swing("low", "below"), move |bars| {
-                swing_low(bars.low, left, right)
-            }),
-            Family::window(breakout("up", "above the highest high"), move |bars| {
-                breakout_up(bars, window)
-            }),
-            Family::window(breakout("down", "below the lowest low"), move |bars| {
-                breakout_down(bars, window)
-            }),
-            change_of_character(left, right, self.lookback),
-            Family::window(nearest, move |bars| {
-                distance_to_nearest_extreme(bars, window)
-            }),
+            swing("high", "above"),
+            swing("low", "below"),
+            breakout("up", "above the highest high"),
+            breakout("down", "below the lowest low"),
+            SetColumn::new(
+                format!("choch_{left}_{right}"),
+                format!("choch({left}, {right}, {lookback})"),
+                format!(
+                    "1 on the first close above the last pivot high after one below the last pivot low, -1 on the reverse, else 0; \
+                     pivots and breaks older than {lookback} bars are forgotten"
+                ),
+            ),
+            SetColumn::new(
+                format!("ob_dist_{n}"),
+                format!("ob_dist({n})"),
+                format!(
+                    "distance to the nearer of the highest high and lowest low of {n} bars over the close"
+                ),
+            ),
         ])
     }
-}
-
-fn change_of_character(left: usize, right: usize, lookback: usize) -> Family {
-    let column = FeatureColumn::new(
-        format!("choch_{left}_{right}"),
-        Unit::Flag,
-        0,
-        format!(
-            "1 on the first close above the last pivot high after one below the last pivot low, -1 on the reverse, else 0; \
-             pivots and breaks older than {lookback} bars are forgotten"
-        ),
-    );
-    Family::recurrence(
-        vec![column.remembering(Structure::memory_rows(left, right, lookback))],
-        move || {
-            let mut structure = Structure::new(left, right, lookback);
-            move |bar, row| row[0] = structure.update(bar)
-        },
-    )
 }

@@ -1,14 +1,13 @@
 //! Shape and memory of the distribution of returns: 6 columns.
 
-use natron_kernels::hurst::{SHORTEST_WINDOW, rolling_hurst};
-use natron_kernels::windows::{
-    rolling_autocorrelation, rolling_kurtosis, rolling_skewness, rolling_z_score, simple_return,
-};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check_windows;
-use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
+use crate::features::{plan::FeatureError, sets::SetColumn};
+
+/// The longest lag of the Hurst exponent, in bars.
+const LONGEST_HURST_LAG: usize = 19;
 
 /// Parameters of the statistical columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -33,12 +32,12 @@ impl Default for Statistics {
 }
 
 impl Statistics {
-    pub(super) fn families(&self) -> Result<Vec<Family>, FeatureError> {
-        let window = self.window;
-        check_windows("statistics.window", 4, &[window])?;
+    pub(super) fn columns(&self) -> Result<Vec<SetColumn>, FeatureError> {
+        let n = self.window;
+        check_windows("statistics.window", 4, &[n])?;
         check_windows(
             "statistics.hurst_window",
-            SHORTEST_WINDOW,
+            LONGEST_HURST_LAG + 2,
             &[self.hurst_window],
         )?;
         check_windows(
@@ -46,82 +45,49 @@ impl Statistics {
             1,
             &self.autocorrelation_lags,
         )?;
-        if let Some(lag) = self
-            .autocorrelation_lags
-            .iter()
-            .find(|&&lag| lag + 3 > window)
-        {
+        if let Some(lag) = self.autocorrelation_lags.iter().find(|&&lag| lag + 3 > n) {
             return Err(FeatureError::OutOfRange {
                 parameter: "statistics.autocorrelation_lags",
                 value: lag.to_string(),
-                expected: format!(
-                    "at most {}: three pairs must remain in the window",
-                    window - 3
-                ),
+                expected: format!("at most {}: three pairs must remain in the window", n - 3),
             });
         }
 
-        let mut families = Vec::new();
-        let column = FeatureColumn::new(
-            format!("skew_{window}"),
-            Unit::Ratio,
-            window,
-            format!("adjusted skewness (G1) of the last {window} simple returns"),
-        );
-        families.push(Family::window(column, move |bars| {
-            rolling_skewness(&simple_return(bars.close, 1), window)
-        }));
-        let column = FeatureColumn::new(
-            format!("kurt_{window}"),
-            Unit::Ratio,
-            window,
-            format!("bias-corrected excess kurtosis (G2) of the last {window} simple returns"),
-        );
-        families.push(Family::window(column, move |bars| {
-            rolling_kurtosis(&simple_return(bars.close, 1), window)
-        }));
-        let column = FeatureColumn::new(
-            format!("zscore_{window}"),
-            Unit::StandardDeviations,
-            window - 1,
-            format!(
-                "distance of the close from the mean of {window} in sample standard deviations"
+        let hurst = self.hurst_window;
+        let mut columns = vec![
+            SetColumn::new(
+                format!("skew_{n}"),
+                format!("skew(return(close), {n})"),
+                format!("adjusted skewness (G1) of the last {n} simple returns"),
             ),
-        );
-        families.push(Family::window(column, move |bars| {
-            rolling_z_score(bars.close, window)
+            SetColumn::new(
+                format!("kurt_{n}"),
+                format!("kurt(return(close), {n})"),
+                format!("bias-corrected excess kurtosis (G2) of the last {n} simple returns"),
+            ),
+            SetColumn::new(
+                format!("zscore_{n}"),
+                format!("zscore(close, {n})"),
+                format!("distance of the close from the mean of {n} in sample standard deviations"),
+            ),
+            SetColumn::new(
+                format!("hurst_{hurst}"),
+                format!("hurst(close, {hurst}, 2, {LONGEST_HURST_LAG})"),
+                format!(
+                    "Hurst exponent of {hurst} closes from the spread of lagged log differences, lags 2 to {LONGEST_HURST_LAG}"
+                ),
+            ),
+        ];
+        columns.extend(self.autocorrelation_lags.map(|lag| {
+            let description = format!(
+                "correlation of the last {n} simple returns with those {lag} bars before, inside the window"
+            );
+            SetColumn::new(
+                format!("autocorr_{n}_{lag}"),
+                format!("autocorr(return(close), {n}, {lag})"),
+                description,
+            )
         }));
-        families.push(hurst(self.hurst_window));
-        families.extend(
-            self.autocorrelation_lags
-                .map(|lag| autocorrelation(window, lag)),
-        );
-        Ok(families)
+        Ok(columns)
     }
-}
-
-fn hurst(window: usize) -> Family {
-    let column = FeatureColumn::new(
-        format!("hurst_{window}"),
-        Unit::Ratio,
-        window - 1,
-        format!(
-            "Hurst exponent of {window} closes from the spread of lagged log differences, lags 2 to 19"
-        ),
-    );
-    Family::window(column, move |bars| rolling_hurst(bars.close, window))
-}
-
-fn autocorrelation(window: usize, lag: usize) -> Family {
-    let column = FeatureColumn::new(
-        format!("autocorr_{window}_{lag}"),
-        Unit::Ratio,
-        window,
-        format!(
-            "correlation of the last {window} simple returns with those {lag} bars before, inside the window"
-        ),
-    );
-    Family::window(column, move |bars| {
-        rolling_autocorrelation(&simple_return(bars.close, 1), window, lag)
-    })
 }

@@ -1,11 +1,10 @@
 //! Distances to highs and lows: 4 columns.
 
-use natron_kernels::structure::{distance_to_high, distance_to_low};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check_windows;
-use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
+use crate::features::{plan::FeatureError, sets::SetColumn};
 
 /// Parameters of the distances.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -22,27 +21,23 @@ impl Default for SupportResistance {
 }
 
 impl SupportResistance {
-    pub(super) fn families(&self) -> Result<Vec<Family>, FeatureError> {
+    pub(super) fn columns(&self) -> Result<Vec<SetColumn>, FeatureError> {
         check_windows("support_resistance.windows", 1, &self.windows)?;
         Ok(self.windows.into_iter().flat_map(distances).collect())
     }
 }
 
-fn distances(window: usize) -> [Family; 2] {
-    let high = FeatureColumn::new(
-        format!("dist_high_{window}"),
-        Unit::Ratio,
-        window - 1,
-        format!("distance up to the highest high of {window} bars over the close"),
-    );
-    let low = FeatureColumn::new(
-        format!("dist_low_{window}"),
-        Unit::Ratio,
-        window - 1,
-        format!("distance down to the lowest low of {window} bars over the close"),
-    );
+fn distances(n: usize) -> [SetColumn; 2] {
     [
-        Family::window(high, move |bars| distance_to_high(bars, window)),
-        Family::window(low, move |bars| distance_to_low(bars, window)),
+        SetColumn::new(
+            format!("dist_high_{n}"),
+            format!("(max(high, {n}) - close) / close"),
+            format!("distance up to the highest high of {n} bars over the close"),
+        ),
+        SetColumn::new(
+            format!("dist_low_{n}"),
+            format!("(close - min(low, {n})) / close"),
+            format!("distance down to the lowest low of {n} bars over the close"),
+        ),
     ]
 }

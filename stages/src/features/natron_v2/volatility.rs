@@ -1,15 +1,10 @@
 //! Ranges, bands and standard deviations: 15 columns.
 
-use natron_kernels::recurrences::{ema_factor, settling_rows, wilder_factor};
-use natron_kernels::volatility::{
-    AverageTrueRange, Keltner, bollinger_bands, choppiness, parkinson_volatility, return_volatility,
-};
-use natron_kernels::windows::{quotient, rolling_standard_deviation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{check_positive, check_windows};
-use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
+use crate::features::{plan::FeatureError, sets::SetColumn};
 
 /// Parameters of the volatility columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -56,7 +51,7 @@ impl Default for Volatility {
 }
 
 impl Volatility {
-    pub(super) fn families(&self) -> Result<Vec<Family>, FeatureError> {
+    pub(super) fn columns(&self) -> Result<Vec<SetColumn>, FeatureError> {
         check_windows("volatility.atr_periods", 1, &self.atr_periods)?;
         check_windows("volatility.bollinger_window", 2, &[self.bollinger_window])?;
         check_positive("volatility.bollinger_deviations", self.bollinger_deviations)?;
@@ -67,175 +62,106 @@ impl Volatility {
         check_positive("volatility.periods_per_year", self.periods_per_year)?;
         check_windows("volatility.parkinson_window", 1, &[self.parkinson_window])?;
         check_windows("volatility.choppiness_window", 2, &[self.choppiness_window])?;
+        let [long, short] = self.atr_periods;
 
-        let mut families = vec![
-            ranges(self.atr_periods),
-            bollinger(self.bollinger_window, self.bollinger_deviations),
-            keltner(self.keltner_periods, self.keltner_ranges),
-        ];
-        families.extend(self.deviation_windows.map(deviation));
-        families.push(historical(self.historical_window, self.periods_per_year));
-        families.push(parkinson(self.parkinson_window));
-        families.push(choppiness_index(self.choppiness_window));
-        Ok(families)
+        let mut columns = Vec::new();
+        columns.extend(self.atr_periods.map(|n| {
+            SetColumn::new(
+                format!("atr_{n}"),
+                format!("atr({n})"),
+                format!("average true range with Wilder's smoothing over {n} bars"),
+            )
+        }));
+        columns.push(SetColumn::new(
+            format!("atr_ratio_{short}_{long}"),
+            format!("atr({short}) / atr({long})"),
+            format!("atr_{short} over atr_{long}"),
+        ));
+        columns.extend(bollinger(self.bollinger_window, self.bollinger_deviations));
+        columns.extend(keltner(self.keltner_periods, self.keltner_ranges));
+        columns.extend(self.deviation_windows.map(|n| {
+            SetColumn::new(
+                format!("std_{n}"),
+                format!("std(close, {n})"),
+                format!("sample standard deviation (n - 1) of the last {n} closes"),
+            )
+        }));
+        let (n, periods_per_year) = (self.historical_window, self.periods_per_year);
+        let description = format!(
+            "sample standard deviation of the last {n} simple returns times the root of {periods_per_year}"
+        );
+        columns.push(SetColumn::new(
+            format!("hist_vol_{n}"),
+            format!("std(return(close), {n}) * sqrt({periods_per_year})"),
+            description,
+        ));
+        let n = self.parkinson_window;
+        let description = format!(
+            "volatility per bar from the ranges of {n} bars: root of mean squared ln(high / low) over 4 ln 2"
+        );
+        columns.push(SetColumn::new(
+            format!("parkinson_{n}"),
+            format!("parkinson({n})"),
+            description,
+        ));
+        let n = self.choppiness_window;
+        columns.push(SetColumn::new(
+            format!("chop_{n}"),
+            format!("chop({n})"),
+            format!("choppiness index: logarithm of the path of {n} bars over their range"),
+        ));
+        Ok(columns)
     }
 }
 
-/// Bars that decide an average true range.
-fn range_memory_rows(period: usize) -> usize {
-    period + 1 + settling_rows(wilder_factor(period))
-}
-
-fn ranges([long, short]: [usize; 2]) -> Family {
-    let column = |period: usize| {
-        FeatureColumn::new(
-            format!("atr_{period}"),
-            Unit::Price,
-            period,
-            format!("average true range with Wilder's smoothing over {period} bars"),
-        )
-        .remembering(range_memory_rows(period))
-    };
-    let longest = long.max(short);
-    let ratio = FeatureColumn::new(
-        format!("atr_ratio_{short}_{long}"),
-        Unit::Ratio,
-        longest,
-        format!("atr_{short} over atr_{long}"),
-    );
-    let columns = vec![
-        column(long),
-        column(short),
-        ratio.remembering(range_memory_rows(longest)),
-    ];
-    Family::recurrence(columns, move || {
-        let (mut long, mut short) = (AverageTrueRange::new(long), AverageTrueRange::new(short));
-        move |bar, row| {
-            let (long, short) = (long.update(bar), short.update(bar));
-            row.copy_from_slice(&[long, short, quotient(short, long)]);
-        }
-    })
-}
-
-fn bollinger(window: usize, deviations: f64) -> Family {
-    let column = |part: &str, unit: Unit, description: String| {
-        FeatureColumn::new(
+fn bollinger(window: usize, deviations: f64) -> [SetColumn; 4] {
+    let column = |part: &str, description: String| {
+        SetColumn::new(
             format!("bbands_{window}_{deviations}_{part}"),
-            unit,
-            window - 1,
+            format!("bbands(close, {window}, {deviations}).{part}"),
             description,
         )
     };
-    let columns = vec![
+    [
         column(
             "upper",
-            Unit::Price,
             format!("mean of {window} closes plus {deviations} standard deviations (n)"),
         ),
         column(
             "lower",
-            Unit::Price,
             format!("mean of {window} closes less {deviations} standard deviations (n)"),
         ),
         column(
             "width",
-            Unit::Ratio,
             "distance of the Bollinger bands over their mean".to_owned(),
         ),
         column(
             "pctb",
-            Unit::Ratio,
             "position of the close between the Bollinger bands, 0 at the lower".to_owned(),
         ),
-    ];
-    Family::windows(columns, move |bars| {
-        let bands = bollinger_bands(bars.close, window, deviations);
-        vec![bands.upper, bands.lower, bands.width, bands.position]
-    })
+    ]
 }
 
-fn keltner([ema_period, atr_period]: [usize; 2], ranges: f64) -> Family {
-    let warm_up_rows = atr_period.max(ema_period - 1);
-    let memory_rows =
-        range_memory_rows(atr_period).max(ema_period + settling_rows(ema_factor(ema_period)));
-    let column = |part: &str, unit: Unit, description: String| {
-        let name = format!("kc_{ema_period}_{atr_period}_{ranges}_{part}");
-        FeatureColumn::new(name, unit, warm_up_rows, description).remembering(memory_rows)
+fn keltner([ema, atr]: [usize; 2], ranges: f64) -> [SetColumn; 3] {
+    let column = |part: &str, description: String| {
+        SetColumn::new(
+            format!("kc_{ema}_{atr}_{ranges}_{part}"),
+            format!("kc({ema}, {atr}, {ranges}).{part}"),
+            description,
+        )
     };
-    let columns = vec![
+    [
         column(
             "upper",
-            Unit::Price,
-            format!("exponential mean of {ema_period} closes plus {ranges} atr_{atr_period}"),
+            format!("exponential mean of {ema} closes plus {ranges} atr_{atr}"),
         ),
         column(
             "lower",
-            Unit::Price,
-            format!("exponential mean of {ema_period} closes less {ranges} atr_{atr_period}"),
+            format!("exponential mean of {ema} closes less {ranges} atr_{atr}"),
         ),
         column(
             "width",
-            Unit::Ratio,
             "width of the Keltner channel over its mean".to_owned(),
         ),
-    ];
-    Family::recurrence(columns, move || {
-        let mut channel = Keltner::new(ema_period, atr_period, ranges);
-        move |bar, row| {
-            let now = channel.update(bar);
-            row.copy_from_slice(&[now.upper, now.lower, now.width]);
-        }
-    })
-}
-
-fn deviation(window: usize) -> Family {
-    let column = FeatureColumn::new(
-        format!("std_{window}"),
-        Unit::Price,
-        window - 1,
-        format!("sample standard deviation (n - 1) of the last {window} closes"),
-    );
-    Family::window(column, move |bars| {
-        rolling_standard_deviation(bars.close, window, 1)
-    })
-}
-
-fn historical(window: usize, periods_per_year: f64) -> Family {
-    let column = FeatureColumn::new(
-        format!("hist_vol_{window}"),
-        Unit::Ratio,
-        window,
-        format!(
-            "sample standard deviation of the last {window} simple returns times the root of {periods_per_year}"
-        ),
-    );
-    Family::window(column, move |bars| {
-        let scale = periods_per_year.sqrt();
-        return_volatility(bars.close, window)
-            .into_iter()
-            .map(|x| x * scale)
-            .collect()
-    })
-}
-
-fn parkinson(window: usize) -> Family {
-    let column = FeatureColumn::new(
-        format!("parkinson_{window}"),
-        Unit::Ratio,
-        window - 1,
-        format!(
-            "volatility per bar from the ranges of {window} bars: root of mean squared ln(high / low) over 4 ln 2"
-        ),
-    );
-    Family::window(column, move |bars| parkinson_volatility(bars, window))
-}
-
-fn choppiness_index(window: usize) -> Family {
-    let column = FeatureColumn::new(
-        format!("chop_{window}"),
-        Unit::Percent,
-        window,
-        format!("choppiness index: logarithm of the path of {window} bars over their range"),
-    );
-    Family::window(column, move |bars| choppiness(bars, window))
+    ]
 }

@@ -1,15 +1,10 @@
 //! Traded volume and its relation to price: 9 columns.
 
-use natron_kernels::volume::{
-    chaikin_money_flow, money_flow_index, on_balance_volume_sum, volume_price_trend_sum,
-    volume_ratio, volume_weighted_price,
-};
-use natron_kernels::windows::{rolling_mean, rolling_z_score};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check_windows;
-use crate::features::plan::{Family, FeatureColumn, FeatureError, Unit};
+use crate::features::{plan::FeatureError, sets::SetColumn};
 
 /// Parameters of the volume columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,94 +32,67 @@ impl Default for Volume {
 }
 
 impl Volume {
-    pub(super) fn families(&self) -> Result<Vec<Family>, FeatureError> {
+    pub(super) fn columns(&self) -> Result<Vec<SetColumn>, FeatureError> {
         check_windows("volume.sma_windows", 2, &self.sma_windows)?;
         check_windows("volume.flow_window", 1, &[self.flow_window])?;
         check_windows("volume.vwap_window", 1, &[self.vwap_window])?;
         check_windows("volume.mfi_window", 1, &[self.mfi_window])?;
-        let [_, window] = self.sma_windows;
+        let [_, n] = self.sma_windows;
         let (flow, vwap, mfi) = (self.flow_window, self.vwap_window, self.mfi_window);
 
-        let mut families: Vec<Family> = self.sma_windows.map(mean_volume).into();
-        let column = FeatureColumn::new(
-            format!("volume_ratio_{window}"),
-            Unit::Ratio,
-            window - 1,
-            format!("volume over the mean of {window} bars"),
-        );
-        families.push(Family::window(column, move |bars| {
-            volume_ratio(bars.volume, window)
-        }));
-        let column = FeatureColumn::new(
-            format!("volume_z_{window}"),
-            Unit::StandardDeviations,
-            window - 1,
-            format!(
-                "distance of the volume from the mean of {window} bars in sample standard deviations"
+        let mut columns: Vec<SetColumn> = self
+            .sma_windows
+            .map(|n| {
+                SetColumn::new(
+                    format!("volume_sma_{n}"),
+                    format!("sma(volume, {n})"),
+                    format!("mean volume of {n} bars"),
+                )
+            })
+            .into();
+        columns.extend([
+            SetColumn::new(
+                format!("volume_ratio_{n}"),
+                format!("volume / sma(volume, {n})"),
+                format!("volume over the mean of {n} bars"),
             ),
-        );
-        families.push(Family::window(column, move |bars| {
-            rolling_z_score(bars.volume, window)
-        }));
-        let column = FeatureColumn::new(
-            format!("obv_sum_{flow}"),
-            Unit::Volume,
-            flow,
-            format!("on-balance volume of {flow} bars: volume signed by the change of the close"),
-        );
-        families.push(Family::window(column, move |bars| {
-            on_balance_volume_sum(bars, flow)
-        }));
-        let column = FeatureColumn::new(
-            format!("vpt_sum_{flow}"),
-            Unit::Volume,
-            flow,
-            format!("volume-price trend of {flow} bars: sum of volume times simple return"),
-        );
-        families.push(Family::window(column, move |bars| {
-            volume_price_trend_sum(bars, flow)
-        }));
-        let column = FeatureColumn::new(
-            format!("cmf_{flow}"),
-            Unit::Ratio,
-            flow - 1,
-            format!(
-                "Chaikin money flow: volume-weighted position of the close in its bar over {flow} bars, -1 to 1"
+            SetColumn::new(
+                format!("volume_z_{n}"),
+                format!("zscore(volume, {n})"),
+                format!(
+                    "distance of the volume from the mean of {n} bars in sample standard deviations"
+                ),
             ),
-        );
-        families.push(Family::window(column, move |bars| {
-            chaikin_money_flow(bars, flow)
-        }));
-        let column = FeatureColumn::new(
-            format!("vwap_roll_{vwap}"),
-            Unit::Price,
-            vwap - 1,
-            format!("volume-weighted mean typical price of {vwap} bars"),
-        );
-        families.push(Family::window(column, move |bars| {
-            volume_weighted_price(bars, vwap)
-        }));
-        let column = FeatureColumn::new(
-            format!("mfi_{mfi}"),
-            Unit::Percent,
-            mfi,
-            format!(
-                "money flow index: share of the value of {mfi} bars traded at a rising typical price"
+            SetColumn::new(
+                format!("obv_sum_{flow}"),
+                format!("sum(sign(close - close[1]) * volume, {flow})"),
+                format!("on-balance volume of {flow} bars: volume signed by the change of the close"),
             ),
-        );
-        families.push(Family::window(column, move |bars| {
-            money_flow_index(bars, mfi)
-        }));
-        Ok(families)
+            SetColumn::new(
+                format!("vpt_sum_{flow}"),
+                format!("sum(volume * return(close), {flow})"),
+                format!("volume-price trend of {flow} bars: sum of volume times simple return"),
+            ),
+            SetColumn::new(
+                format!("cmf_{flow}"),
+                format!("cmf({flow})"),
+                format!(
+                    "Chaikin money flow: volume-weighted position of the close in its bar over {flow} bars, -1 to 1"
+                ),
+            ),
+            SetColumn::new(
+                format!("vwap_roll_{vwap}"),
+                format!("vwap({vwap})"),
+                format!("volume-weighted mean typical price of {vwap} bars"),
+            ),
+            SetColumn::new(
+                format!("mfi_{mfi}"),
+                format!("mfi({mfi})"),
+                format!(
+                    "money flow index: share of the value of {mfi} bars traded at a rising typical price"
+                ),
+            ),
+        ]);
+        Ok(columns)
     }
-}
-
-fn mean_volume(window: usize) -> Family {
-    let column = FeatureColumn::new(
-        format!("volume_sma_{window}"),
-        Unit::Volume,
-        window - 1,
-        format!("mean volume of {window} bars"),
-    );
-    Family::window(column, move |bars| rolling_mean(bars.volume, window))
 }

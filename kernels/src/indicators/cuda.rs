@@ -3,11 +3,11 @@
 //! A [`Plan`] turns every node into small operations with a twin as a device function, and puts those into launches:
 //! * Windows: a block computes a tile of rows. It loads the tile and the rows before it that windows look back at into
 //!   shared memory, evaluates operation after operation there, and writes outputs once.
-//! * Recurrences: one thread per chunk, see [`code::Chunks`]. How rows are cut into chunks is part of the plan, so the bits do
+//! * Recurrences: one thread per chunk. How rows are cut into chunks is part of the plan, so the bits do
 //!   not depend on the card.
 //!
-//! Windows have the bits of the CPU wherever only `+ - * /`, fused multiply-adds, square roots and comparisons are used;
-//! recurrences agree to 1e-11 of the column's size. Several series can lie one after the other: no row sees another series.
+//! Flags are those of the CPU exactly, values agree to 1e-11. Several series can lie one after the other: no row sees another
+//! series.
 
 use std::collections::{BTreeMap, BTreeSet};
 

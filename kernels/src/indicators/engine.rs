@@ -19,7 +19,7 @@
 //!   of them is read before it is written.
 //! * Nothing is allocated after [`Engine::new`].
 //!
-//! Several threads share the work as [`threads`] describes.
+//! Several threads share the work: outputs that follow from windows alone by runs of rows, the others by groups of columns.
 
 mod arena;
 mod columns;

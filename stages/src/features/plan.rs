@@ -493,7 +493,7 @@ impl FeaturePlan {
         }
     }
 
-    /// The stream whose [state](FeatureStream::state) is `words`; nothing if it is that of another plan.
+    /// The stream whose [state](Self::state) is `words`; nothing if it is that of another plan.
     pub fn resume(&self, words: &[u64]) -> Option<FeatureStream> {
         let (mark, words) = words.split_first()?;
         if *mark != self.mark() {

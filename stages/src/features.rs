@@ -44,11 +44,10 @@ impl FeatureParameters {
     /// The plan, given what is known of the inputs.
     fn plan(&self, inputs: &Schemas) -> Result<FeaturePlan, StageError> {
         if self.device == Device::Cuda {
-            return Err(StageError::parameter(
-                "device",
-                "this build has no CUDA kernels for indicators",
-            )
-            .with_help("say `device = \"cpu\"`, or `auto` for the best there is"));
+            return Err(
+                StageError::parameter("device", "features do not run on GPUs yet")
+                    .with_help("say `device = \"cpu\"`, or leave it out"),
+            );
         }
         let mut known = Known::default();
         for port in inputs.ports() {

@@ -53,7 +53,7 @@ pub struct FeatureParameters {
     /// Columns to leave out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drop: Vec<String>,
-    /// Where to compute: `cpu`, `cuda`, or `auto` for the best there is.
+    /// Where to compute: `cpu`, or `auto`, which is the processor, too. `cuda` is refused: features do not run on GPUs yet.
     #[serde(default, skip_serializing_if = "is_default")]
     pub device: Device,
     /// Type of the columns: `f64`, or `f32`, which is computed in double precision and rounded.
@@ -121,12 +121,12 @@ pub enum FeatureSet {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Device {
-    /// The best there is.
+    /// The processor, until features run on GPUs.
     #[default]
     Auto,
     /// The processor.
     Cpu,
-    /// An NVIDIA GPU.
+    /// An NVIDIA GPU; refused until features run there.
     Cuda,
 }
 

@@ -38,6 +38,17 @@ pub enum ClassWeights {
     Balanced,
 }
 
+/// Which windows of the training split make an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sampling {
+    /// Each once, in an order drawn anew for each epoch.
+    #[default]
+    Shuffled,
+    /// Drawn with replacement such that every direction comes up equally often.
+    Balanced,
+}
+
 /// Trains the transformer and its four heads (buy, sell, direction, regime) on the labels.
 ///
 /// Inputs `matrix`, `windows` and `scaler` of a `dataset` stage and optionally `encoder`, the model of a `pretrain` stage of
@@ -77,8 +88,10 @@ pub struct Finetune {
     pub focal_alpha: f64,
     /// Passes over the training windows at most.
     pub epochs: u32,
-    /// Windows a step.
+    /// Windows that go through the network at once.
     pub batch: usize,
+    /// Batches whose mean gradient makes one step: a step learns from `batch * accumulation` windows.
+    pub accumulation: usize,
     /// Windows of an epoch, drawn anew for each; all of them if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub windows_per_epoch: Option<usize>,
@@ -90,7 +103,7 @@ pub struct Finetune {
     pub clip_norm: f64,
     /// Epochs over which the learning rate rises from zero.
     pub warmup_epochs: f64,
-    /// What the learning rate does after the warm-up: `constant`, `cosine` or `plateau`.
+    /// What the learning rate does after the warm-up: `constant`, `cosine` or `plateau`; `one_cycle` has a rise of its own.
     pub schedule: ScheduleKind,
     /// The plateau schedule multiplies the learning rate by this.
     pub plateau_factor: f64,
@@ -100,6 +113,10 @@ pub struct Finetune {
     pub minimum_learning_rate: f64,
     /// Epochs without a better validation loss after which training ends; 0 never ends early.
     pub early_stop_epochs: u32,
+    /// Decay of a moving average of the weights, from 0 to below 1, that is validated and kept in their place; 0 has none.
+    pub average_decay: f64,
+    /// Which windows make an epoch: `shuffled` takes each once, `balanced` draws every direction equally often.
+    pub sampling: Sampling,
 }
 
 impl Default for Finetune {
@@ -121,6 +138,7 @@ impl Default for Finetune {
             focal_alpha: 0.0,
             epochs: 100,
             batch: 64,
+            accumulation: 1,
             windows_per_epoch: None,
             learning_rate: 5e-5,
             weight_decay: 1e-5,
@@ -131,6 +149,8 @@ impl Default for Finetune {
             plateau_patience: 5,
             minimum_learning_rate: 1e-7,
             early_stop_epochs: 15,
+            average_decay: 0.0,
+            sampling: Sampling::Shuffled,
         }
     }
 }
@@ -140,6 +160,7 @@ impl Finetune {
         TrainingOptions {
             epochs: self.epochs,
             batch: self.batch,
+            accumulation: self.accumulation,
             windows_per_epoch: self.windows_per_epoch,
             learning_rate: self.learning_rate,
             weight_decay: self.weight_decay,
@@ -150,6 +171,7 @@ impl Finetune {
             plateau_patience: self.plateau_patience,
             minimum_learning_rate: self.minimum_learning_rate,
             early_stop_epochs: (self.early_stop_epochs > 0).then_some(self.early_stop_epochs),
+            average_decay: (self.average_decay != 0.0).then_some(self.average_decay),
         }
     }
 
@@ -305,9 +327,19 @@ impl Stage for Finetune {
             streams: context.streams(),
         };
         let options = self.options();
+        let weights = match self.sampling {
+            Sampling::Shuffled => None,
+            Sampling::Balanced => {
+                let classes =
+                    balanced(train.iter().map(|&i| labels.direction[i]), DIRECTIONS.len());
+                let weight = |&i: &usize| classes[labels.direction[i] as usize];
+                Some(train.iter().map(weight).collect::<Vec<f64>>())
+            }
+        };
         let outcome = Trainer {
             options: &options,
             train: &train,
+            weights: weights.as_deref(),
             validation: &validation,
         }
         .run(&task, context)?;
@@ -1026,6 +1058,20 @@ mod tests {
             ),
             (
                 Finetune {
+                    accumulation: 0,
+                    ..small()
+                },
+                "`accumulation` must be above 0",
+            ),
+            (
+                Finetune {
+                    average_decay: 1.0,
+                    ..small()
+                },
+                "to below 1, got 1",
+            ),
+            (
+                Finetune {
                     warmup_epochs: 3.5,
                     ..small()
                 },
@@ -1092,5 +1138,63 @@ mod tests {
         let values = metrics(&outputs).series("curves.train.loss").unwrap();
         assert!(values[7] < values[0], "{values:?}");
         assert_eq!(metrics(&outputs).get("steps"), Some(24.0));
+    }
+
+    #[test]
+    fn accumulated_batches_step_like_one_large_batch() {
+        let run = |batch, accumulation| {
+            let directory = tempfile::tempdir().unwrap();
+            let stage = Finetune {
+                batch,
+                accumulation,
+                dropout: 0.0,
+                // Weighted means of parts are not the weighted mean of the whole.
+                class_weights: ClassWeights::None,
+                epochs: 2,
+                ..small()
+            };
+            toy::run(&stage, toy::parts(directory.path(), 120), 1).unwrap()
+        };
+
+        let (large, small) = (run(32, 1), run(8, 4));
+
+        assert_eq!(metrics(&large).get("steps"), metrics(&small).get("steps"));
+        let losses = |outputs| {
+            metrics(outputs)
+                .series("curves.train.loss")
+                .unwrap()
+                .to_vec()
+        };
+        for (a, b) in losses(&large).into_iter().zip(losses(&small)) {
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn an_average_of_the_weights_is_kept_in_their_place_and_survives_an_interruption() {
+        let stage = Finetune {
+            average_decay: 0.9,
+            accumulation: 2,
+            sampling: Sampling::Balanced,
+            schedule: ScheduleKind::OneCycle,
+            ..small()
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let whole = toy::run(&stage, toy::parts(directory.path(), 120), 1).unwrap();
+
+        let directory = tempfile::tempdir().unwrap();
+        let mut parts = toy::parts(directory.path(), 120);
+        parts.observer = toy::StopAt::new(2, parts.cancel.clone());
+        assert!(toy::run(&stage, parts, 1).is_err());
+        let rest = toy::run(&stage, toy::parts(directory.path(), 120), 2).unwrap();
+
+        assert_eq!(toy::digests(&whole), toy::digests(&rest));
+        let plain = Finetune {
+            average_decay: 0.0,
+            ..stage
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let plain = toy::run(&plain, toy::parts(directory.path(), 120), 1).unwrap();
+        assert_ne!(toy::digests(&whole)["model"], toy::digests(&plain)["model"]);
     }
 }

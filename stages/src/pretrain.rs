@@ -78,8 +78,10 @@ pub struct Pretrain {
     pub contrastive_weight: f64,
     /// Passes over the training windows at most.
     pub epochs: u32,
-    /// Windows a step.
+    /// Windows that go through the network at once.
     pub batch: usize,
+    /// Batches whose mean gradient makes one step: a step learns from `batch * accumulation` windows.
+    pub accumulation: usize,
     /// Windows of an epoch, drawn anew for each; all of them if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub windows_per_epoch: Option<usize>,
@@ -91,7 +93,7 @@ pub struct Pretrain {
     pub clip_norm: f64,
     /// Epochs over which the learning rate rises from zero.
     pub warmup_epochs: f64,
-    /// What the learning rate does after the warm-up: `constant`, `cosine` or `plateau`.
+    /// What the learning rate does after the warm-up: `constant`, `cosine` or `plateau`; `one_cycle` has a rise of its own.
     pub schedule: ScheduleKind,
     /// The plateau schedule multiplies the learning rate by this.
     pub plateau_factor: f64,
@@ -101,6 +103,8 @@ pub struct Pretrain {
     pub minimum_learning_rate: f64,
     /// Epochs without a better validation loss after which training ends; 0 never ends early.
     pub early_stop_epochs: u32,
+    /// Decay of a moving average of the weights, from 0 to below 1, that is validated and kept in their place; 0 has none.
+    pub average_decay: f64,
 }
 
 impl Default for Pretrain {
@@ -120,6 +124,7 @@ impl Default for Pretrain {
             contrastive_weight: 0.3,
             epochs: 50,
             batch: 128,
+            accumulation: 1,
             windows_per_epoch: None,
             learning_rate: 1e-4,
             weight_decay: 1e-5,
@@ -130,6 +135,7 @@ impl Default for Pretrain {
             plateau_patience: 5,
             minimum_learning_rate: 1e-7,
             early_stop_epochs: 0,
+            average_decay: 0.0,
         }
     }
 }
@@ -139,6 +145,7 @@ impl Pretrain {
         TrainingOptions {
             epochs: self.epochs,
             batch: self.batch,
+            accumulation: self.accumulation,
             windows_per_epoch: self.windows_per_epoch,
             learning_rate: self.learning_rate,
             weight_decay: self.weight_decay,
@@ -149,6 +156,7 @@ impl Pretrain {
             plateau_patience: self.plateau_patience,
             minimum_learning_rate: self.minimum_learning_rate,
             early_stop_epochs: (self.early_stop_epochs > 0).then_some(self.early_stop_epochs),
+            average_decay: (self.average_decay != 0.0).then_some(self.average_decay),
         }
     }
 
@@ -253,6 +261,7 @@ impl Stage for Pretrain {
         let outcome = Trainer {
             options: &options,
             train: &train,
+            weights: None,
             validation: &validation,
         }
         .run(&task, context)?;

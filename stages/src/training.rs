@@ -1,5 +1,6 @@
 //! Training: the loop that `pretrain` and `finetune` share, its schedules, checkpoints and batches.
 
+mod average;
 pub(crate) mod checkpoint;
 pub(crate) mod class_weights;
 pub(crate) mod options;

@@ -15,6 +15,9 @@ pub enum ScheduleKind {
     /// Is multiplied by `plateau_factor` after `plateau_patience` epochs without a better validation loss.
     #[default]
     Plateau,
+    /// Rises along half a cosine from a 25th of the highest over the warm-up (three tenths of all steps where there is none),
+    /// then falls along half a cosine to the minimum at the last step (Smith and Topin, 2018).
+    OneCycle,
 }
 
 /// All that the loop needs to know.
@@ -22,8 +25,10 @@ pub enum ScheduleKind {
 pub(crate) struct TrainingOptions {
     /// Passes over the training windows at most.
     pub(crate) epochs: u32,
-    /// Windows a step.
+    /// Windows that go through the network at once.
     pub(crate) batch: usize,
+    /// Batches whose mean gradient makes one step.
+    pub(crate) accumulation: usize,
     /// Windows of an epoch, drawn anew for each; all where `None`.
     pub(crate) windows_per_epoch: Option<usize>,
     /// Highest learning rate.
@@ -44,6 +49,8 @@ pub(crate) struct TrainingOptions {
     pub(crate) minimum_learning_rate: f64,
     /// Epochs without a better validation loss after which training ends; `None` trains all epochs.
     pub(crate) early_stop_epochs: Option<u32>,
+    /// Decay of the moving average of the weights that is validated and kept; `None` takes the weights themselves.
+    pub(crate) average_decay: Option<f64>,
 }
 
 impl TrainingOptions {
@@ -71,6 +78,7 @@ impl TrainingOptions {
         };
         positive("epochs", f64::from(self.epochs))?;
         positive("batch", self.batch as f64)?;
+        positive("accumulation", self.accumulation as f64)?;
         positive("learning_rate", self.learning_rate)?;
         if let Some(norm) = self.clip_norm {
             positive("clip_norm", norm)?;
@@ -97,6 +105,14 @@ impl TrainingOptions {
                 format!("{warmup} epochs of warm-up are more than the {epochs} epochs of training"),
             )
             .with_help("lower `warmup_epochs`, or train longer"));
+        }
+        if let Some(decay) = self.average_decay
+            && !(decay > 0.0 && decay < 1.0)
+        {
+            return Err(StageError::parameter(
+                "average_decay",
+                format!("must be from 0 (no average) to below 1, got {decay}"),
+            ));
         }
         if !(self.plateau_factor > 0.0 && self.plateau_factor < 1.0) {
             let found = self.plateau_factor;

@@ -1,9 +1,15 @@
-//! The learning rate of each step: linear warm-up, then constant, cosine or plateau.
+//! The learning rate of each step: linear warm-up, then constant, cosine or plateau; or one cycle.
 
 use natron_kernels::math;
 use serde::{Deserialize, Serialize};
 
 use super::options::{ScheduleKind, TrainingOptions};
+
+/// The one-cycle schedule starts at the highest learning rate divided by this.
+const ONE_CYCLE_START: f64 = 25.0;
+
+/// Share of all steps over which the one-cycle schedule rises where no warm-up is given.
+const ONE_CYCLE_RISE: f64 = 0.3;
 
 /// What the plateau schedule remembers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,19 +58,33 @@ pub(crate) fn learning_rate(
 ) -> f64 {
     let highest = options.learning_rate;
     let lowest = options.minimum_learning_rate.min(highest);
-    let warmup = options.warmup_epochs * steps_per_epoch as f64;
+    let total = f64::from(options.epochs) * steps_per_epoch as f64;
     let position = (step + 1) as f64;
+    // `from` to `to` along half a cosine while `share` goes from 0 to 1.
+    let glide = |from: f64, to: f64, share: f64| {
+        let share = share.clamp(0.0, 1.0);
+        to + 0.5 * (from - to) * (1.0 + math::cos(std::f64::consts::PI * share))
+    };
+    let mut warmup = options.warmup_epochs * steps_per_epoch as f64;
+    if options.schedule == ScheduleKind::OneCycle {
+        if options.warmup_epochs == 0.0 {
+            warmup = ONE_CYCLE_RISE * total;
+        }
+        if position < warmup {
+            return glide(highest / ONE_CYCLE_START, highest, position / warmup);
+        }
+    }
     if position < warmup {
         return highest * position / warmup;
     }
     match options.schedule {
         ScheduleKind::Constant => highest,
         ScheduleKind::Plateau => (highest * plateau.factor).max(lowest),
-        ScheduleKind::Cosine => {
-            let total = f64::from(options.epochs) * steps_per_epoch as f64;
-            let share = ((position - warmup) / (total - warmup).max(1.0)).clamp(0.0, 1.0);
-            lowest + 0.5 * (highest - lowest) * (1.0 + math::cos(std::f64::consts::PI * share))
-        }
+        ScheduleKind::Cosine | ScheduleKind::OneCycle => glide(
+            highest,
+            lowest,
+            (position - warmup) / (total - warmup).max(1.0),
+        ),
     }
 }
 
@@ -76,6 +96,7 @@ mod tests {
         TrainingOptions {
             epochs: 10,
             batch: 1,
+            accumulation: 1,
             windows_per_epoch: None,
             learning_rate: 1.0,
             weight_decay: 0.0,
@@ -86,7 +107,27 @@ mod tests {
             plateau_patience: 1,
             minimum_learning_rate: 0.2,
             early_stop_epochs: None,
+            average_decay: None,
         }
+    }
+
+    #[test]
+    fn one_cycle_rises_to_the_highest_rate_and_falls_to_the_lowest() {
+        let options = TrainingOptions {
+            warmup_epochs: 0.0,
+            ..options(ScheduleKind::OneCycle)
+        };
+        let rate = |step| learning_rate(&options, &Plateau::new(), step, 10);
+
+        assert!((rate(0) - 0.04).abs() < 0.01, "{}", rate(0));
+        assert!((rate(14) - 0.52).abs() < 1e-12, "half way up: {}", rate(14));
+        assert!((rate(29) - 1.0).abs() < 1e-12, "{}", rate(29));
+        assert!(
+            (rate(64) - 0.6).abs() < 1e-12,
+            "half way down: {}",
+            rate(64)
+        );
+        assert!((rate(99) - 0.2).abs() < 1e-12, "{}", rate(99));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use natron_kernels::adamw::{AdamW, global_norm, is_finite};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    average::Average,
     checkpoint::{Checkpoints, Newest, Tensors},
     options::TrainingOptions,
     schedule::{Plateau, learning_rate},
@@ -42,7 +43,7 @@ pub(crate) trait Task {
     /// Whether the loss depends on the parameter `name`; not where the weight of all terms that it is in is 0.
     fn is_trained(&self, name: &str) -> bool;
 
-    /// The loss of the training items `batch` at `step`.
+    /// The loss of the training items `batch`; `step` counts the batches that have been through the network.
     fn loss(&self, batch: &[usize], step: u64) -> Result<Loss, StageError>;
 
     /// The loss of the validation items `batch`, without anything random that depends on the step.
@@ -89,8 +90,13 @@ impl Outcome {
 pub(crate) struct Trainer<'a> {
     pub(crate) options: &'a TrainingOptions,
     pub(crate) train: &'a [usize],
+    /// How often each item of `train` is drawn, as a weight: an epoch draws with replacement. `None` takes each item once.
+    pub(crate) weights: Option<&'a [f64]>,
     pub(crate) validation: &'a [usize],
 }
+
+/// Live curves get at most about so many points an epoch.
+const POINTS_PER_EPOCH: u64 = 200;
 
 /// All but the tensors of a run between two steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,6 +115,9 @@ struct State {
     sums: BTreeMap<String, f64>,
     curves: BTreeMap<String, Vec<f64>>,
 }
+
+/// A mean loss, its terms and its gradients.
+type Mean = (f64, Vec<(&'static str, f64)>, GradStore);
 
 /// First and second moments of every parameter.
 type Moments = BTreeMap<String, (Vec<f32>, Vec<f32>)>;
@@ -135,7 +144,7 @@ impl Trainer<'_> {
         for message in passed_over {
             context.warn(&message);
         }
-        let mut run = Run::new(self, task, context, checkpoints);
+        let mut run = Run::new(self, task, context, checkpoints)?;
         if let Some((state, tensors)) = found {
             context.log(&format!("going on from step {}", state.step));
             run.restore(state, &tensors)?;
@@ -151,9 +160,20 @@ impl Trainer<'_> {
             .min(self.train.len())
     }
 
-    /// Steps of an epoch. What does not fill a batch is left out; the next epoch's order is another.
+    /// Items that go through the network at once.
+    fn batch(&self) -> usize {
+        self.options.batch.min(self.epoch_size())
+    }
+
+    /// Items of a step: of all batches that it accumulates, which are whole.
+    fn step_size(&self) -> usize {
+        let batches = self.epoch_size() / self.batch();
+        self.batch() * self.options.accumulation.min(batches)
+    }
+
+    /// Steps of an epoch. What does not fill a step is left out; the next epoch's order is another.
     fn steps_per_epoch(&self) -> u64 {
-        (self.epoch_size() / self.options.batch).max(1) as u64
+        (self.epoch_size() / self.step_size()) as u64
     }
 
     /// Validation batches; a rest of one item joins the batch before, since contrastive losses need two.
@@ -178,6 +198,7 @@ struct Run<'a> {
     checkpoints: Checkpoints,
     state: State,
     moments: Moments,
+    average: Option<Average>,
     best: BTreeMap<String, Stored>,
     last_checkpoint: Instant,
     interval: Duration,
@@ -189,7 +210,12 @@ impl<'a> Run<'a> {
         task: &'a dyn Task,
         context: &'a StageContext,
         checkpoints: Checkpoints,
-    ) -> Self {
+    ) -> Result<Self, StageError> {
+        let average = trainer
+            .options
+            .average_decay
+            .map(|decay| Average::new(decay, task.parameters()))
+            .transpose()?;
         let moments = task
             .parameters()
             .iter()
@@ -198,7 +224,7 @@ impl<'a> Run<'a> {
                 (name.to_owned(), (vec![0.0; n], vec![0.0; n]))
             })
             .collect();
-        Self {
+        Ok(Self {
             trainer,
             task,
             context,
@@ -215,13 +241,14 @@ impl<'a> Run<'a> {
                 curves: BTreeMap::new(),
             },
             moments,
+            average,
             best: BTreeMap::new(),
             last_checkpoint: Instant::now(),
             interval: context
                 .conditions()
                 .checkpoint_every
                 .unwrap_or(SHORTEST_INTERVAL),
-        }
+        })
     }
 
     fn train(&mut self) -> Result<(), StageError> {
@@ -241,11 +268,11 @@ impl<'a> Run<'a> {
     fn epoch(&mut self) -> Result<(), StageError> {
         let order = self.order();
         let steps = self.trainer.steps_per_epoch();
-        let batch = self.trainer.options.batch.min(order.len());
+        let size = self.trainer.step_size();
         while self.state.cursor < steps {
             self.stop_if_cancelled()?;
-            let start = self.state.cursor as usize * batch;
-            self.step(&order[start..start + batch], steps)?;
+            let start = self.state.cursor as usize * size;
+            self.step(&order[start..start + size], steps)?;
             if self.last_checkpoint.elapsed() >= self.interval {
                 self.write_checkpoint()?;
             }
@@ -264,19 +291,26 @@ impl<'a> Run<'a> {
 
     /// The items of the epoch under way in its order, which depends on the seed and the epoch alone.
     fn order(&self) -> Vec<usize> {
-        let mut order = self.trainer.train.to_vec();
+        let (train, size) = (self.trainer.train, self.trainer.epoch_size());
+        let epoch = self.state.epoch;
+        if let Some(weights) = self.trainer.weights {
+            let mut stream = self.context.stream(&format!("sample/{epoch}"));
+            return draw(weights, size, || stream.uniform())
+                .map(|i| train[i])
+                .collect();
+        }
+        let mut order = train.to_vec();
         self.context
-            .stream(&format!("shuffle/{}", self.state.epoch))
+            .stream(&format!("shuffle/{epoch}"))
             .shuffle(&mut order);
-        order.truncate(self.trainer.epoch_size());
+        order.truncate(size);
         order
     }
 
-    fn step(&mut self, batch: &[usize], steps: u64) -> Result<(), StageError> {
+    /// One step of the optimizer, along the mean gradient of the batches that `items` makes.
+    fn step(&mut self, items: &[usize], steps: u64) -> Result<(), StageError> {
         let options = self.trainer.options;
-        let loss = self.task.loss(batch, self.state.step)?;
-        let value = self.finite_value(&loss)?;
-        let gradients = loss.total.backward().map_err(tensor_error)?;
+        let (value, terms, gradients) = self.mean_gradients(items)?;
         let norm = self.gradient_norm(&gradients)?;
         let scale = match options.clip_norm {
             Some(limit) if norm > limit => limit / norm,
@@ -305,20 +339,73 @@ impl<'a> Run<'a> {
         }
         self.state.step += 1;
         self.state.cursor += 1;
-        let terms = loss
-            .terms
-            .iter()
-            .map(|&(name, value)| (format!("train.{name}"), value));
+        if let Some(average) = &mut self.average {
+            average.observe(parameters, self.state.step)?;
+        }
         let measured = [
             ("train.loss".to_owned(), value),
             ("gradient_norm".to_owned(), norm),
             ("learning_rate".to_owned(), rate),
         ];
+        let terms = terms
+            .into_iter()
+            .map(|(name, value)| (format!("train.{name}"), value));
+        let is_point = self
+            .state
+            .step
+            .is_multiple_of(steps.div_ceil(POINTS_PER_EPOCH));
         for (name, value) in measured.into_iter().chain(terms) {
+            if is_point {
+                self.context
+                    .metric(&format!("step.{name}"), self.state.step, value);
+            }
             *self.state.sums.entry(name).or_insert(0.0) += value;
         }
         self.report(value, steps);
         Ok(())
+    }
+
+    /// Loss, its terms and gradients as means over the batches of `items`.
+    fn mean_gradients(&self, items: &[usize]) -> Result<Mean, StageError> {
+        let options = self.trainer.options;
+        let batches = items.len() / self.trainer.batch();
+        let share = 1.0 / batches as f64;
+        let mut mean: Option<Mean> = None;
+        for (index, batch) in items.chunks(self.trainer.batch()).enumerate() {
+            let pass = self.state.step * options.accumulation as u64 + index as u64;
+            let loss = self.task.loss(batch, pass)?;
+            let value = self.finite_value(&loss)?;
+            let mut gradients = loss.total.backward().map_err(tensor_error)?;
+            if batches == 1 {
+                return Ok((value, loss.terms, gradients));
+            }
+            let Some((total, terms, sums)) = &mut mean else {
+                for (_, variable) in self.task.parameters().iter() {
+                    if let Some(gradient) = gradients.remove(variable) {
+                        let scaled = (gradient * share).map_err(tensor_error)?;
+                        gradients.insert(variable, scaled);
+                    }
+                }
+                let terms = loss.terms.iter().map(|&(n, v)| (n, v * share)).collect();
+                mean = Some((value * share, terms, gradients));
+                continue;
+            };
+            *total += value * share;
+            for (sum, (_, value)) in terms.iter_mut().zip(loss.terms) {
+                sum.1 += value * share;
+            }
+            for (_, variable) in self.task.parameters().iter() {
+                if let Some(gradient) = gradients.remove(variable) {
+                    let scaled = (gradient * share).map_err(tensor_error)?;
+                    let sum = match sums.remove(variable) {
+                        Some(sum) => (sum + scaled).map_err(tensor_error)?,
+                        None => scaled,
+                    };
+                    sums.insert(variable, sum);
+                }
+            }
+        }
+        Ok(mean.expect("a step has at least one batch"))
     }
 
     fn finite_value(&self, loss: &Loss) -> Result<f64, StageError> {
@@ -408,7 +495,10 @@ impl<'a> Run<'a> {
             self.state.best_loss = Some(loss);
             self.state.best_epoch = self.state.epoch;
             self.state.epochs_without_progress = 0;
-            self.best = self.task.parameters().to_stored()?;
+            self.best = match &self.average {
+                Some(average) => average.weights.clone(),
+                None => self.task.parameters().to_stored()?,
+            };
         } else if !is_warm_up {
             self.state.epochs_without_progress += 1;
         }
@@ -420,13 +510,26 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Means over the validation items, by curve; nothing where there are none.
+    /// Means over the validation items, by curve, with the weights that may be kept; nothing where there are none.
     fn validate(&mut self) -> Result<BTreeMap<String, f64>, StageError> {
+        let validated = match &self.average {
+            Some(average) => average.lend(self.task.parameters(), || self.validation_means()),
+            None => self.validation_means(),
+        };
+        if let Err(StageError::Interrupted) = validated {
+            self.write_checkpoint()?;
+        }
+        validated
+    }
+
+    fn validation_means(&self) -> Result<BTreeMap<String, f64>, StageError> {
         let mut sums = BTreeMap::new();
         let mut count = 0;
         let trainer = self.trainer;
         for (index, batch) in trainer.validation_batches().enumerate() {
-            self.stop_if_cancelled()?;
+            if self.context.cancel().is_set() {
+                return Err(StageError::Interrupted);
+            }
             let loss = self.task.validation_loss(batch, index as u64)?;
             let value = self.finite_value(&loss)?;
             let terms = loss
@@ -464,6 +567,14 @@ impl<'a> Run<'a> {
                 .iter()
                 .map(|(name, tensor)| (format!("best/{name}"), tensor.clone())),
         );
+        if let Some(average) = &self.average {
+            tensors.extend(
+                average
+                    .weights
+                    .iter()
+                    .map(|(name, tensor)| (format!("average/{name}"), tensor.clone())),
+            );
+        }
         self.checkpoints
             .write(self.state.step, &self.state, &tensors)?;
         self.last_checkpoint = Instant::now();
@@ -493,6 +604,9 @@ impl<'a> Run<'a> {
             *moments = (m.values, v.values);
         }
         self.task.parameters().set(&part("parameter/"))?;
+        if let Some(average) = &mut self.average {
+            average.weights = part("average/");
+        }
         self.best = part("best/");
         self.state = state;
         Ok(())
@@ -510,6 +624,51 @@ impl<'a> Run<'a> {
             steps: self.state.step,
             stopped_early,
             curves: self.state.curves,
+        }
+    }
+}
+
+/// `n` indices drawn with replacement, each as often as its weight says; `uniform` gives numbers from 0 to below 1.
+fn draw(
+    weights: &[f64],
+    n: usize,
+    mut uniform: impl FnMut() -> f64,
+) -> impl Iterator<Item = usize> {
+    let mut sum = 0.0;
+    let ends: Vec<f64> = weights
+        .iter()
+        .map(|&weight| {
+            sum += weight;
+            sum
+        })
+        .collect();
+    (0..n).map(move |_| {
+        let at = uniform() * sum;
+        ends.partition_point(|&end| end <= at).min(ends.len() - 1)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use natron_artifacts::Streams;
+
+    use super::*;
+
+    #[test]
+    fn draws_each_item_as_often_as_its_weight_says() {
+        let mut stream = Streams::new(5).stream("draw");
+        let mut counts = [0_u32; 4];
+        for i in draw(&[1.0, 0.0, 2.0, 1.0], 40_000, || stream.uniform()) {
+            counts[i] += 1;
+        }
+
+        assert_eq!(counts[1], 0);
+        for (count, expected) in [
+            (counts[0], 10_000),
+            (counts[2], 20_000),
+            (counts[3], 10_000),
+        ] {
+            assert!(count.abs_diff(expected) < 400, "{counts:?}");
         }
     }
 }

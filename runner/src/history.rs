@@ -22,7 +22,7 @@ use serde::{
 };
 use serde_json::Value;
 
-use crate::{Outcome, Workspace};
+use crate::{Outcome, Workspace, tensorboard::EventFiles};
 
 /// Version of the record's form.
 const VERSION: u32 = 1;
@@ -335,6 +335,7 @@ struct RunFiles {
     path: PathBuf,
     log: Lines,
     metrics: Lines,
+    events: EventFiles,
     /// Locked while the run goes on.
     start: Mutex<Option<File>>,
 }
@@ -383,6 +384,7 @@ impl RunFolder {
                     let files = Some(RunFiles {
                         log: Lines::new(path.join("log.txt")),
                         metrics: Lines::new(path.join("metrics.jsonl")),
+                        events: EventFiles::new(path.join("tensorboard")),
                         start: Mutex::default(),
                         path,
                     });
@@ -437,6 +439,8 @@ impl RunFolder {
         let line =
             serde_json::json!({ "stage": stage, "name": name, "step": step, "value": value });
         files.metrics.add(format!("{line}\n").as_bytes());
+        // As with lines: a full disk costs the point, not the run.
+        let _ = files.events.add(stage, name, step, value);
     }
 
     /// Writes the record; it appears whole or not at all.

@@ -60,6 +60,7 @@ mod run_list;
 mod session;
 mod source_text;
 mod table;
+mod tensorboard;
 mod text_diff;
 mod verify;
 

@@ -144,12 +144,10 @@ impl Account {
         }
     }
 
-    fn open(&mut self, row: usize, side: f64, quote: f64) {
+    /// Opens the share `size` of a whole position on `side`.
+    fn open(&mut self, row: usize, side: f64, size: f64, quote: f64) {
         let price = quote * (1.0 + side * self.rules.opening_slippage);
-        let units = match self.rules.sizing {
-            Sizing::Units(units) => units,
-            Sizing::AllCash => self.cash / (price * (1.0 + self.rules.fee)),
-        };
+        let units = size * self.whole(self.cash, price);
         if units <= 0.0 {
             return; // Ruined: nothing left to trade with.
         }
@@ -165,6 +163,69 @@ impl Account {
             stop: f64::NAN,
             target: f64::NAN,
         });
+    }
+
+    /// Units of a whole position of an account worth `equity`.
+    fn whole(&self, equity: f64, price: f64) -> f64 {
+        match self.rules.sizing {
+            Sizing::Units(units) => units,
+            Sizing::AllCash => equity / (price * (1.0 + self.rules.fee)),
+        }
+    }
+
+    /// Makes the position `target` times a whole one at the open `quote`.
+    fn move_to(&mut self, row: usize, target: f64, quote: f64) {
+        let side = self.side();
+        let closing = quote * (1.0 - side * self.rules.closing_slippage);
+        let Some(position) = self.position.filter(|p| target * p.side > 0.0) else {
+            self.close(row, closing);
+            if target.abs() > 0.0 {
+                self.open(row, target.signum(), target.abs(), quote);
+            }
+            return;
+        };
+        let opening = quote * (1.0 + side * self.rules.opening_slippage);
+        let equity = self.cash + side * position.units * quote;
+        let units = target.abs() * self.whole(equity, opening);
+        if units > position.units {
+            self.add(units - position.units, opening);
+        } else {
+            self.reduce(row, position.units - units.max(0.0), closing);
+        }
+    }
+
+    /// Adds units to the position, whose entry price becomes the mean of all its units.
+    fn add(&mut self, units: f64, price: f64) {
+        let fee = units * price * self.rules.fee;
+        if let Some(position) = &mut self.position {
+            self.cash -= position.side * units * price + fee;
+            self.traded += units * price;
+            let all = position.units + units;
+            position.entry_price = (position.units * position.entry_price + units * price) / all;
+            position.units = all;
+            position.entry_fee += fee;
+        }
+    }
+
+    /// Closes a part of the position: a trade of its own, which bears its share of the entry's fee.
+    fn reduce(&mut self, row: usize, units: f64, price: f64) {
+        let Some(position) = self.position else {
+            return;
+        };
+        let share = units / position.units;
+        let part = Position {
+            units,
+            entry_fee: share * position.entry_fee,
+            ..position
+        };
+        let rest = Position {
+            units: position.units - units,
+            entry_fee: position.entry_fee - part.entry_fee,
+            ..position
+        };
+        self.position = Some(part);
+        self.close(row, price);
+        self.position = Some(rest).filter(|rest| rest.units > 0.0);
     }
 
     fn close(&mut self, row: usize, price: f64) {
@@ -208,25 +269,20 @@ impl Account {
     }
 }
 
-/// Holds, from the open after each close on, the side that was decided at that close: 1 long, 0 flat, -1 short.
+/// Holds, from the open after each close on, the position that was decided at that close: 1 long with the whole size of the
+/// rules, 0 flat, -1 short, or anything between.
 ///
-/// A position is kept as it is while the side stays the same; a reversal closes and opens at the same open.
-pub fn follow_sides(prices: Prices<'_>, sides: &[i8], rules: Rules) -> Simulation {
+/// Units are kept as they are while the decision stays the same. Another decision on the same side adds units or closes a
+/// part of them; a reversal closes and opens at the same open.
+pub fn follow_positions(prices: Prices<'_>, positions: &[f64], rules: Rules) -> Simulation {
     let mut account = Account::new(rules);
     let mut simulation = Simulation::default();
+    let mut held = 0.0;
     for (row, &close) in prices.close.iter().enumerate() {
-        let target = if row == 0 {
-            0.0
-        } else {
-            f64::from(sides[row - 1])
-        };
-        let side = account.side();
-        if (target - side).abs() > 0.5 {
-            let quote = prices.open[row];
-            account.close(row, quote * (1.0 - side * rules.closing_slippage));
-            if target.abs() > 0.5 {
-                account.open(row, target, quote);
-            }
+        let target = if row == 0 { 0.0 } else { positions[row - 1] };
+        if (target - held).abs() > 0.0 {
+            account.move_to(row, target, prices.open[row]);
+            held = target;
         }
         account.mark(close, &mut simulation);
     }
@@ -248,7 +304,7 @@ pub fn follow_entries(
     let mut pending: Option<f64> = None;
     for (row, &close) in prices.close.iter().enumerate() {
         if let Some(side) = pending.take() {
-            account.open(row, side, prices.open[row]);
+            account.open(row, side, 1.0, prices.open[row]);
             if let Some(position) = &mut account.position {
                 let decided_at = prices.close[row - 1];
                 position.stop = decided_at * (1.0 - side * bracket.stop);
@@ -360,12 +416,12 @@ mod tests {
         }
 
         pub(crate) fn follow(&self, rules: Rules, long_only: bool) -> Simulation {
-            let sides: Vec<i8> = self
+            let positions: Vec<f64> = self
                 .sides
                 .iter()
-                .map(|&side| if long_only { side.max(0) } else { side })
+                .map(|&side| f64::from(if long_only { side.max(0) } else { side }))
                 .collect();
-            follow_sides(self.prices(), &sides, rules)
+            follow_positions(self.prices(), &positions, rules)
         }
 
         fn check(&self, scenario: &str, simulation: &Simulation) {
@@ -467,7 +523,7 @@ mod tests {
             ..GOLDEN
         };
 
-        let simulation = follow_sides(prices, &[1, 1, 0, 0], rules);
+        let simulation = follow_positions(prices, &[1.0, 1.0, 0.0, 0.0], rules);
         let [trade] = &simulation.trades[..] else {
             panic!("one trade")
         };
@@ -490,16 +546,72 @@ mod tests {
             close: &close,
         };
 
-        let simulation = follow_sides(prices, &[1; 4], Rules::all_cash(5.0, 1.0));
+        let simulation = follow_positions(prices, &[1.0; 4], Rules::all_cash(5.0, 1.0));
         assert!(simulation.is_open_at_end);
         assert!(simulation.equity[3] > 1.17, "{}", simulation.equity[3]);
+    }
+
+    #[test]
+    fn parts_of_a_position_are_bought_and_sold_at_their_cost() {
+        let open = [10.0, 10.0, 20.0, 20.0, 20.0, 10.0];
+        let prices = Prices {
+            open: &open,
+            high: &open,
+            low: &open,
+            close: &open,
+        };
+        let rules = Rules {
+            cash: 100.0,
+            ..Rules::all_cash(0.0, 0.0)
+        };
+
+        let simulation = follow_positions(prices, &[0.5, 0.5, 0.25, 0.5, -0.5, 0.0], rules);
+
+        // Half of 100 buys 5 units, worth 100 of 150 once the price has doubled: a quarter keeps 37.5, half holds 75.
+        let [first, second] = &simulation.trades[..] else {
+            panic!("{:?}", simulation.trades)
+        };
+        assert!((first.units - (5.0 - 37.5 / 20.0)).abs() < 1e-12);
+        assert!((first.pnl - 10.0 * first.units).abs() < 1e-12);
+        assert!((second.units - 75.0 / 20.0).abs() < 1e-12);
+        let entry = (37.5 / 20.0 * 10.0 + 37.5 / 20.0 * 20.0) / (75.0 / 20.0);
+        assert!((second.entry_price - entry).abs() < 1e-12);
+        assert!((simulation.traded[3] - 62.5).abs() < 1e-12);
+        assert!((simulation.traded[4] - 37.5).abs() < 1e-12);
+        // Sold all at 10 and went short with half of 112.5.
+        assert!((simulation.equity[5] - 112.5).abs() < 1e-12);
+        assert!((simulation.weight[5] + 0.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn fees_of_a_position_are_shared_among_its_parts() {
+        let close = [10.0; 5];
+        let prices = Prices {
+            open: &close,
+            high: &close,
+            low: &close,
+            close: &close,
+        };
+
+        let simulation = follow_positions(
+            prices,
+            &[1.0, 0.5, 0.8, 0.0, 0.0],
+            Rules::all_cash(100.0, 10.0),
+        );
+
+        let lost = 1.0 - simulation.equity[4];
+        let pnl: f64 = simulation.trades.iter().map(|trade| trade.pnl).sum();
+        assert!((pnl + lost).abs() < 1e-12, "{pnl} is not {lost}");
+        let fees: f64 = simulation.trades.iter().map(|trade| trade.fees).sum();
+        let traded: f64 = simulation.traded.iter().sum();
+        assert!((fees - 0.01 * traded).abs() < 1e-12);
     }
 
     #[test]
     fn decisions_see_no_later_bar() {
         let open = [10.0, 11.0, 12.0, 13.0, 14.0];
         let changed = [10.0, 11.0, 12.0, 99.0, 1.0];
-        let sides = [1, -1, 1, -1, 0];
+        let positions = [1.0, -0.4, 0.7, -1.0, 0.0];
         let run = |x: &[f64]| {
             let prices = Prices {
                 open: x,
@@ -507,7 +619,7 @@ mod tests {
                 low: x,
                 close: x,
             };
-            follow_sides(prices, &sides, Rules::all_cash(10.0, 2.0)).equity
+            follow_positions(prices, &positions, Rules::all_cash(10.0, 2.0)).equity
         };
 
         assert_eq!(run(&open)[..3], run(&changed)[..3]);

@@ -600,9 +600,12 @@ pub(crate) mod tests {
                     whole("split"),
                     acting.iter().map(|&row| split(row).unwrap()).collect(),
                 )
-                .i64(
-                    whole("position"),
-                    acting.iter().map(|&row| i64::from(row % 60 < 30)).collect(),
+                .f64(
+                    Column::new("position", ColumnType::F64),
+                    acting
+                        .iter()
+                        .map(|&row| f64::from(u8::from(row % 60 < 30)))
+                        .collect(),
                 )
                 .build()
                 .unwrap();

@@ -14,7 +14,7 @@ use crate::{
     load::bars::{BarPolicies, Origin, RawBars, Timing, checked},
     models::{
         BAR_INTERVAL_NS, FEATURE_PROBE, median_step_ns,
-        policy::{self, Policy},
+        policy::{self, Choice, Policy},
         transformer::{Probabilities, Transformer},
         windows::WindowSource,
     },
@@ -38,6 +38,8 @@ pub enum Forecast {
     Heads(Probabilities),
     /// The actions sell, hold and buy of an `rl` policy, for an account without a position.
     Actions([f32; 3]),
+    /// The position that an `rl` policy takes, as a share of equity, for an account without one: 1 long, 0 flat, -1 short.
+    Position(f32),
 }
 
 /// A trained model, ready to predict from candles.
@@ -196,8 +198,13 @@ impl Predictor {
             }
             Some(policy) => {
                 let embeddings = self.network.embeddings(&source, &rows, |_| Ok(()))?;
-                let actions = policy.probabilities(&embeddings);
-                actions.into_iter().map(Forecast::Actions).collect()
+                let choices = policy.choices(&embeddings).into_iter();
+                choices
+                    .map(|choice| match choice {
+                        Choice::Actions(probabilities) => Forecast::Actions(probabilities),
+                        Choice::Position(position) => Forecast::Position(position),
+                    })
+                    .collect()
             }
         };
         Ok(rows
@@ -447,7 +454,7 @@ mod tests {
     fn heads(prediction: &Prediction) -> Probabilities {
         match prediction.probabilities {
             Forecast::Heads(heads) => heads,
-            Forecast::Actions(_) => panic!("the model has heads"),
+            _ => panic!("the model has heads"),
         }
     }
 
@@ -513,6 +520,29 @@ mod tests {
             for (action, power) in actions.iter().zip(powers) {
                 assert!((f64::from(*action) - power / sum).abs() < 1e-5);
             }
+        }
+        let mut positions = model.clone();
+        positions.card.heads = BTreeMap::from([(policy::POSITION.to_owned(), Vec::new())]);
+        positions
+            .card
+            .extra
+            .insert(policy::ALLOW_SHORT.into(), false.into());
+        for (name, values) in [("weight", vec![1.5, 0.0]), ("bias", vec![0.25, 0.0])] {
+            let tensor = positions
+                .tensors
+                .get_mut(&format!("policy.output.{name}"))
+                .unwrap();
+            (tensor.shape[0], tensor.values) = (2, values);
+        }
+        let predictor = Predictor::load(&positions).unwrap();
+        let found = predictor.predict(bars.view()).unwrap();
+        for (prediction, embedding) in found.iter().zip(embeddings.chunks(16)) {
+            let Forecast::Position(position) = prediction.probabilities else {
+                panic!("a position")
+            };
+            let h = natron_kernels::math::tanh(f64::from((embedding[0] - 0.5) / 2.0 + 0.25));
+            let expected = 0.5 * (natron_kernels::math::tanh(1.5 * h + 0.25) + 1.0);
+            assert!((f64::from(position) - expected).abs() < 1e-5);
         }
         let mut broken = model;
         broken.tensors.remove("policy.output.bias");

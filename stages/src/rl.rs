@@ -6,6 +6,8 @@ mod environment;
 mod market;
 mod network;
 mod ppo;
+mod sac;
+mod task;
 
 use std::collections::BTreeMap;
 
@@ -19,28 +21,45 @@ use serde_json::json;
 
 use crate::{
     backtest::performance::bars_per_year,
-    models::{policy::with_encoder, transformer::Transformer, windows::WindowSource},
+    models::{
+        policy::{self, with_encoder},
+        transformer::Transformer,
+        windows::WindowSource,
+    },
     training::samples::{data_digest, require_same_data},
 };
 use environment::{N_ACCOUNT, Terms};
 use market::Market;
-use ppo::{Acted, Task, Trained};
+use task::{Acted, Decision, Task, Trained};
 
 /// Splits of the windows.
 const TRAINING: i64 = 0;
 const VALIDATION: i64 = 1;
 const TEST: i64 = 2;
 
-/// Trains a trading policy by proximal policy optimization (PPO) on the training split, on top of the frozen encoder.
+/// How the policy is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// Proximal policy optimization: actions sell, hold and buy, learned from what the policy itself has just played.
+    #[default]
+    Ppo,
+    /// Soft actor-critic: positions of any size, learned from all that was played before.
+    Sac,
+}
+
+/// Trains a trading policy by reinforcement (PPO or SAC) on the training split, on top of the frozen encoder.
 ///
 /// The encoder's embedding of every window is computed once. The state is that embedding with the position, the open profit
-/// and the drawdown; the actions are 0 sell (leave the position, or go short with `allow_short`), 1 hold and 2 buy (be long).
-/// A decision at the close of a bar is carried out at the open of the next one, and the reward is what the account really
+/// and the drawdown. With `ppo` the actions are 0 sell (leave the position, or go short with `allow_short`), 1 hold and 2 buy
+/// (be long); with `sac` the action is the position itself, as a share of equity. A decision at the close of a bar is carried out at the open of the next one, and the reward is what the account really
 /// earned over that bar, after fee and slippage on every change of position, less the penalties, in units of a typical bar's
 /// return. No label and no later bar is read. The validation split chooses the policy that is kept; test is only acted on.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rl {
+    /// `ppo`, or `sac` for positions of any size.
+    pub algorithm: Algorithm,
     /// Updates of the policy; each plays `environments` times `rollout_steps` steps.
     pub updates: u32,
     /// Accounts that are played side by side.
@@ -49,7 +68,7 @@ pub struct Rl {
     pub rollout_steps: usize,
     /// Longest episode, in bars.
     pub episode_bars: usize,
-    /// Passes over each rollout.
+    /// Passes over each rollout; with `sac`, replayed steps that are learned from for each step played.
     pub passes: u32,
     /// Samples a gradient step.
     pub minibatch: usize,
@@ -59,13 +78,17 @@ pub struct Rl {
     pub learning_rate: f64,
     /// What a reward one bar later is worth, from 0 to 1.
     pub discount: f64,
-    /// Weight of later steps in the advantage, from 0 to 1.
+    /// Steps that are kept to learn from again (`sac`).
+    pub replay_steps: usize,
+    /// Share of the way that the slow critics go towards the fast ones at each step, from 0 to 1 (`sac`).
+    pub target_rate: f64,
+    /// Weight of later steps in the advantage, from 0 to 1 (`ppo`).
     pub gae_lambda: f64,
-    /// How far one update may move the probability of an action, as a share.
+    /// How far one update may move the probability of an action, as a share (`ppo`).
     pub clip: f64,
-    /// Weight of the policy's entropy, which keeps it exploring.
+    /// Weight of the policy's entropy, which keeps it exploring (`ppo`; `sac` learns its own).
     pub entropy_weight: f64,
-    /// Weight of the critic's loss.
+    /// Weight of the critic's loss (`ppo`).
     pub value_weight: f64,
     /// Largest global norm of the gradients; 0 does not clip.
     pub clip_norm: f64,
@@ -86,6 +109,7 @@ pub struct Rl {
 impl Default for Rl {
     fn default() -> Self {
         Self {
+            algorithm: Algorithm::Ppo,
             updates: 300,
             environments: 16,
             rollout_steps: 128,
@@ -96,6 +120,8 @@ impl Default for Rl {
             hidden: 128,
             learning_rate: 3e-5,
             discount: 0.99,
+            replay_steps: 100_000,
+            target_rate: 0.005,
             gae_lambda: 0.95,
             clip: 0.2,
             entropy_weight: 0.01,
@@ -122,6 +148,7 @@ impl Rl {
             ("passes", self.passes as usize),
             ("minibatch", self.minibatch),
             ("hidden", self.hidden),
+            ("replay_steps", self.replay_steps),
             ("validate_every", self.validate_every as usize),
         ] {
             if value == 0 {
@@ -135,6 +162,7 @@ impl Rl {
             ("learning_rate", self.learning_rate, 0.0, 1.0),
             ("discount", self.discount, 0.0, 1.0),
             ("gae_lambda", self.gae_lambda, 0.0, 1.0),
+            ("target_rate", self.target_rate, 0.0, 1.0),
             ("clip", self.clip, 0.0, 1.0),
             ("entropy_weight", self.entropy_weight, 0.0, f64::MAX),
             ("value_weight", self.value_weight, 0.0, f64::MAX),
@@ -175,24 +203,34 @@ impl Rl {
     }
 }
 
-fn action_columns() -> Vec<Column> {
+fn action_columns(algorithm: Algorithm) -> Vec<Column> {
     let probability = |name: &str| {
         Column::new(format!("p_{name}"), ColumnType::F32)
             .description(format!("probability of action `{name}`"))
     };
-    vec![
+    let mut columns = vec![
         Column::time_index(),
         Column::new("row", ColumnType::I64)
             .description("bar at whose close the policy acts, counted from 0"),
         Column::new("split", ColumnType::I64).description("1 validation, 2 test"),
-        Column::new("action", ColumnType::I64)
-            .description("0 sell, 1 hold, 2 buy; the most probable one"),
-        Column::new("position", ColumnType::I64)
-            .description("position from the next open on: 1 long, 0 flat, -1 short"),
-        probability("sell"),
-        probability("hold"),
-        probability("buy"),
-    ]
+        Column::new("position", ColumnType::F64).description(
+            "position from the next open on, as a share of equity: 1 long, 0 flat, -1 short",
+        ),
+    ];
+    columns.extend(match algorithm {
+        Algorithm::Ppo => vec![
+            Column::new("action", ColumnType::I64)
+                .description("0 sell, 1 hold, 2 buy; the most probable one"),
+            probability("sell"),
+            probability("hold"),
+            probability("buy"),
+        ],
+        Algorithm::Sac => vec![
+            Column::new("deviation", ColumnType::F32)
+                .description("standard deviation of the action before it is squashed"),
+        ],
+    });
+    columns
 }
 
 impl Stage for Rl {
@@ -205,7 +243,7 @@ impl Stage for Rl {
             .input_table("windows", ["row", "split"])
             .input_of("model", Kind::Model)
             .output("policy", PortSchema::of(Kind::Model))
-            .output("actions", PortSchema::table(action_columns()))
+            .output("actions", PortSchema::table(action_columns(self.algorithm)))
             .output("metrics", PortSchema::of(Kind::Metrics))
             .threads(Threads::All))
     }
@@ -269,7 +307,7 @@ impl Stage for Rl {
             .collect();
         let metrics = metrics(&trained, &task, &acted, per_year)
             .map_err(|message| StageError::NonFinite { message })?;
-        let actions = actions_table(&market, &acted, ts_ns)?;
+        let actions = actions_table(self.algorithm, &market, &acted, ts_ns)?;
         let policy = self.policy_model(context, &trained, &task, mean, scale)?;
         context.write("policy", policy)?;
         context.write("actions", actions)?;
@@ -331,7 +369,9 @@ impl Rl {
         let encoder = context.model("model")?;
         let width = mean.len();
         let mut tensors = trained.policy.tensors("policy");
-        tensors.extend(trained.value.tensors("value"));
+        for (name, critic) in &trained.critics {
+            tensors.extend(critic.tensors(name));
+        }
         tensors.insert(
             "embedding.mean".into(),
             Tensor {
@@ -353,19 +393,26 @@ impl Rl {
                 .input_digest(port)
                 .ok_or_else(|| StageError::data(format!("nothing comes in at `{port}`")))
         };
-        let heads = BTreeMap::from([(
-            "action".to_owned(),
-            ["sell", "hold", "buy"].map(str::to_owned).to_vec(),
-        )]);
+        let heads = match self.algorithm {
+            Algorithm::Ppo => BTreeMap::from([(
+                "action".to_owned(),
+                ["sell", "hold", "buy"].map(str::to_owned).to_vec(),
+            )]),
+            Algorithm::Sac => BTreeMap::from([(policy::POSITION.to_owned(), Vec::new())]),
+        };
         let extra = BTreeMap::from([
             ("encoder".to_owned(), json!(digest("model")?.to_string())),
             ("volatility".to_owned(), json!(task.terms.volatility)),
-            ("allow_short".to_owned(), json!(self.allow_short)),
+            (policy::ALLOW_SHORT.to_owned(), json!(self.allow_short)),
         ]);
         let policy = Model {
             card: ModelCard {
                 architecture: "natron_v2.policy".into(),
-                hyper_parameters: json!({"inputs": width + N_ACCOUNT, "hidden": self.hidden}),
+                hyper_parameters: json!({
+                    "algorithm": self.algorithm,
+                    "inputs": width + N_ACCOUNT,
+                    "hidden": self.hidden,
+                }),
                 features,
                 feature_plan: serde_json::Value::Null,
                 scaler: None,
@@ -415,21 +462,21 @@ fn metrics(
         if n == 0 {
             continue;
         }
-        for (action, called) in ["sell", "hold", "buy"].into_iter().enumerate() {
-            let share = acted.iter().filter(|a| a.action == action).count() as f64 / n as f64;
-            metrics.set(&format!("{name}.action_share.{called}"), share)?;
+        if task.parameters.algorithm == Algorithm::Ppo {
+            for (id, called) in ["sell", "hold", "buy"].into_iter().enumerate() {
+                let is_it = |a: &&Acted| matches!(a.decision, Decision::Action { action, .. } if action == id);
+                let share = acted.iter().filter(is_it).count() as f64 / n as f64;
+                metrics.set(&format!("{name}.action_share.{called}"), share)?;
+            }
         }
-        let exposure = acted
-            .iter()
-            .map(|a| f64::from(a.position).abs())
-            .sum::<f64>()
-            / n as f64;
+        let exposure = acted.iter().map(|a| a.position.abs()).sum::<f64>() / n as f64;
         metrics.set(&format!("{name}.exposure"), exposure)?;
     }
     Ok(metrics)
 }
 
 fn actions_table(
+    algorithm: Algorithm,
     market: &Market,
     acted: &[(i64, Vec<Acted>)],
     ts_ns: &[i64],
@@ -440,23 +487,30 @@ fn actions_table(
         .collect();
     let whole = |value: &dyn Fn(&(i64, &Acted)) -> i64| all.iter().map(value).collect::<Vec<i64>>();
     let mut builder = Table::builder();
-    for column in action_columns() {
+    for column in action_columns(algorithm) {
         builder = match column.name.as_str() {
             "ts_ns" => builder.time_index(whole(&|(_, a)| ts_ns[market.rows[a.point]])),
             "row" => builder.i64(column, whole(&|(_, a)| market.rows[a.point] as i64)),
             "split" => builder.i64(column, whole(&|(split, _)| *split)),
-            "action" => builder.i64(column, whole(&|(_, a)| a.action as i64)),
-            "position" => builder.i64(column, whole(&|(_, a)| i64::from(a.position))),
+            "position" => builder.f64(column, all.iter().map(|(_, a)| a.position).collect()),
+            "action" => builder.i64(
+                column,
+                whole(&|(_, a)| match a.decision {
+                    Decision::Action { action, .. } => action as i64,
+                    Decision::Centre { .. } => unreachable!("positions have no action"),
+                }),
+            ),
             name => {
-                let action = match name {
-                    "p_sell" => environment::SELL,
-                    "p_hold" => environment::HOLD,
-                    _ => environment::BUY,
+                let value = |a: &Acted| match a.decision {
+                    Decision::Centre { deviation } => deviation,
+                    Decision::Action { probabilities, .. } => match name {
+                        "p_sell" => probabilities[environment::SELL],
+                        "p_hold" => probabilities[environment::HOLD],
+                        _ => probabilities[environment::BUY],
+                    },
                 };
-                builder.f32(
-                    column,
-                    all.iter().map(|(_, a)| a.probabilities[action]).collect(),
-                )
+                let values = all.iter().map(|(_, a)| value(a)).collect();
+                builder.f32(column, values)
             }
         };
     }
@@ -573,13 +627,8 @@ mod tests {
             };
             let rows = actions.i64("row").unwrap();
             assert_eq!(rows, (210..300).collect::<Vec<i64>>());
-            assert!(
-                actions
-                    .i64("position")
-                    .unwrap()
-                    .iter()
-                    .all(|p| (0..=1).contains(p))
-            );
+            let positions = actions.f64("position").unwrap();
+            assert!(positions.iter().all(|p| [0.0, 1.0].contains(p)));
             let Artifact::Model(policy) = &outputs["policy"] else {
                 panic!("a model")
             };

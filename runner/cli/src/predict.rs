@@ -272,6 +272,9 @@ fn names(card: &ModelCard) -> Vec<String> {
             .map(|action| format!("action.{action}"))
             .collect();
     }
+    if card.heads.contains_key("position") {
+        return vec!["position".to_owned()];
+    }
     let mut all = Vec::new();
     for (head, outputs) in [("buy", 1), ("sell", 1), ("direction", 3), ("regime", 6)] {
         let names = card.heads.get(head).filter(|names| names.len() == outputs);
@@ -295,6 +298,7 @@ fn named(prediction: &Prediction, card: &ModelCard) -> Vec<(String, f32)> {
             .chain([p.confidence()])
             .collect(),
         Forecast::Actions(actions) => actions.to_vec(),
+        Forecast::Position(position) => vec![*position],
     };
     names(card).into_iter().zip(values).collect()
 }

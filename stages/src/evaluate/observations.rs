@@ -287,12 +287,12 @@ fn head_probabilities(
     Ok(probabilities)
 }
 
-/// The policy's positions by bar: 1 long, 0 flat, -1 short.
+/// The policy's positions by bar, as shares of equity: 1 long, 0 flat, -1 short.
 pub(super) fn positions(
     actions: &Table,
     observations: &Observations,
-) -> Result<BTreeMap<usize, i8>, StageError> {
-    let (rows, sides) = (actions.i64("row")?, actions.i64("position")?);
+) -> Result<BTreeMap<usize, f64>, StageError> {
+    let (rows, positions) = (actions.i64("row")?, actions.f64("position")?);
     for (&row, &split) in rows.iter().zip(actions.i64("split")?) {
         let window = usize::try_from(row)
             .ok()
@@ -307,14 +307,14 @@ pub(super) fn positions(
         }
     }
     rows.iter()
-        .zip(sides)
+        .zip(positions.iter())
         .enumerate()
-        .map(|(i, (&row, &side))| match (usize::try_from(row), side) {
-            (Ok(row), -1..=1) => Ok((row, side as i8)),
+        .map(|(i, (&row, &position))| match usize::try_from(row) {
+            Ok(row) if (-1.0..=1.0).contains(&position) => Ok((row, position)),
             _ => Err(StageError::data_at(
                 i as u64,
                 "position",
-                format!("position {side} at bar {row} is none of -1, 0, 1"),
+                format!("position {position} at bar {row} does not lie from -1 to 1"),
             )),
         })
         .collect()

@@ -7,7 +7,7 @@ use natron_artifacts::{Metrics, StageError, Streams};
 use super::{Evaluate, Observations, observations::SCORED_SPLITS, scores::record_interval, set};
 use crate::{
     backtest::{
-        Prices, Rules, Simulation, follow_sides,
+        Prices, Rules, Simulation, follow_positions,
         performance::{Returns, expected_best_sharpe, figures, simple_returns},
     },
     evaluation::bootstrap::{difference_interval, interval, quantile},
@@ -79,7 +79,7 @@ impl Strategies<'_> {
     /// Chooses the rule, runs everything and records `backtest.<split>.<strategy>.<figure>`.
     pub(super) fn record(
         &self,
-        policy: Option<&BTreeMap<usize, i8>>,
+        policy: Option<&BTreeMap<usize, f64>>,
         metrics: &mut Metrics,
     ) -> Result<Outcome, StageError> {
         let chosen = self.choose(metrics)?;
@@ -89,35 +89,28 @@ impl Strategies<'_> {
                 set(metrics, &format!("left_out.backtest.{split}"), 1.0)?;
                 continue;
             };
-            let sides = |side: &dyn Fn(usize, i8) -> i8| -> Vec<i8> {
-                let mut current = 0;
-                (first..=last)
-                    .map(|row| {
-                        current = side(row, current);
-                        current
-                    })
-                    .collect()
-            };
-            let signals = chosen
-                .as_ref()
-                .map(|(rule, _)| sides(&|row, current| self.side(rule, row, current)));
+            let signals = chosen.as_ref().map(|(rule, _)| {
+                follow(first..=last, |row, current| self.side(rule, row, current))
+            });
             let policy = policy
                 .filter(|positions| positions.range(first..=last).next().is_some())
                 .map(|positions| {
-                    sides(&|row, current| positions.get(&row).copied().unwrap_or(current))
+                    follow(first..=last, |row, current| {
+                        positions.get(&row).copied().unwrap_or(current)
+                    })
                 });
-            let held = vec![1; last + 1 - first];
+            let held = vec![1.0; last + 1 - first];
             let buy_and_hold = self.simulate(first, last, &held);
             let hold_returns = simple_returns(&buy_and_hold.net.equity);
 
             self.record_figures(split, "buy_and_hold", &buy_and_hold, metrics)?;
-            for (name, sides) in [("signals", &signals), ("policy", &policy)] {
-                let Some(sides) = sides else { continue };
-                let run = self.simulate(first, last, sides);
+            for (name, positions) in [("signals", &signals), ("policy", &policy)] {
+                let Some(positions) = positions else { continue };
+                let run = self.simulate(first, last, positions);
                 self.record_figures(split, name, &run, metrics)?;
                 self.record_intervals(split, name, &run, &hold_returns, metrics)?;
                 if which == TEST {
-                    self.record_cost_curve(name, first, last, sides, metrics)?;
+                    self.record_cost_curve(name, first, last, positions, metrics)?;
                     if let ("signals", Some((_, trials))) = (name, &chosen) {
                         record_deflation(&run, trials, metrics)?;
                     }
@@ -147,14 +140,8 @@ impl Strategies<'_> {
         let mut best: Option<(Rule, f64)> = None;
         if let Some((first, last)) = self.observations.bars_of_split(SCORED_SPLITS[VALIDATION].1) {
             for rule in &rules {
-                let mut current = 0;
-                let sides: Vec<i8> = (first..=last)
-                    .map(|row| {
-                        current = self.side(rule, row, current);
-                        current
-                    })
-                    .collect();
-                let net = self.simulate(first, last, &sides).net;
+                let positions = follow(first..=last, |row, current| self.side(rule, row, current));
+                let net = self.simulate(first, last, &positions).net;
                 let sharpe =
                     Returns::new(&simple_returns(&net.equity)).and_then(|r| r.sharpe_ratio);
                 // A position that is still open at the end has traded too.
@@ -232,7 +219,7 @@ impl Strategies<'_> {
     }
 
     /// The side decided at the close of bar `row`; a bar without a window keeps the current one.
-    fn side(&self, rule: &Rule, row: usize, current: i8) -> i8 {
+    fn side(&self, rule: &Rule, row: usize, current: f64) -> f64 {
         let Some(i) = self.observations.at_row(row) else {
             return current;
         };
@@ -240,16 +227,20 @@ impl Strategies<'_> {
             PAIRS[rule.pair].map(|(head, class)| self.observations.probability(head, i, class));
         let calls_long = long >= rule.long_threshold && long > short;
         let calls_short = short >= rule.short_threshold && short > long;
-        let below = if self.parameters.allow_short { -1 } else { 0 };
+        let below = if self.parameters.allow_short {
+            -1.0
+        } else {
+            0.0
+        };
         match (calls_long, calls_short, rule.exit) {
-            (true, _, _) => 1,
+            (true, _, _) => 1.0,
             (_, true, _) => below,
-            (_, _, Exit::SignalEnds) => 0,
+            (_, _, Exit::SignalEnds) => 0.0,
             (_, _, Exit::Opposite) => current,
         }
     }
 
-    fn simulate(&self, first: usize, last: usize, sides: &[i8]) -> Run {
+    fn simulate(&self, first: usize, last: usize, positions: &[f64]) -> Run {
         let prices = self.prices.range(first, last + 1);
         let Evaluate {
             fee_bps,
@@ -257,8 +248,8 @@ impl Strategies<'_> {
             ..
         } = *self.parameters;
         Run {
-            net: follow_sides(prices, sides, Rules::all_cash(fee_bps, slippage_bps)),
-            gross: follow_sides(prices, sides, Rules::all_cash(0.0, 0.0)),
+            net: follow_positions(prices, positions, Rules::all_cash(fee_bps, slippage_bps)),
+            gross: follow_positions(prices, positions, Rules::all_cash(0.0, 0.0)),
         }
     }
 
@@ -320,14 +311,14 @@ impl Strategies<'_> {
         name: &str,
         first: usize,
         last: usize,
-        sides: &[i8],
+        positions: &[f64],
         metrics: &mut Metrics,
     ) -> Result<(), StageError> {
         let prices = self.prices.range(first, last + 1);
         let annual = self.per_year.sqrt();
         let (mut costs, mut ratios, mut totals) = (Vec::new(), Vec::new(), Vec::new());
         for &bps in &self.parameters.cost_curve_bps {
-            let net = follow_sides(prices, sides, Rules::all_cash(bps, 0.0));
+            let net = follow_positions(prices, positions, Rules::all_cash(bps, 0.0));
             let returns = Returns::new(&simple_returns(&net.equity));
             if let Some(sharpe) = returns.and_then(|r| r.sharpe_ratio) {
                 costs.push(bps);
@@ -349,6 +340,16 @@ impl Strategies<'_> {
         }
         Ok(())
     }
+}
+
+/// The positions decided at the closes of `rows`: what `decide` makes of the one before, from none on.
+fn follow(rows: std::ops::RangeInclusive<usize>, decide: impl Fn(usize, f64) -> f64) -> Vec<f64> {
+    let mut current = 0.0;
+    rows.map(|row| {
+        current = decide(row, current);
+        current
+    })
+    .collect()
 }
 
 /// The chance that the Sharpe ratio exceeds what the best of as many worthless rules would have shown.

@@ -15,6 +15,15 @@ pub const ARCHITECTURE: &str = "natron_v2.policy";
 /// The actions, in the order of their ids.
 pub const ACTIONS: [&str; 3] = ["sell", "hold", "buy"];
 
+/// The head of a policy whose action is a position of any size.
+pub const POSITION: &str = "position";
+
+/// Outputs of such a policy: the centre of its distribution before tanh, and the logarithm of the deviation.
+const N_POSITION_OUTPUTS: usize = 2;
+
+/// The entry of the card's `extra` that says whether selling goes short.
+pub const ALLOW_SHORT: &str = "allow_short";
+
 /// What the policy sees besides the encoder's view: position, profit of the open position, drawdown. All are 0 without one.
 const N_ACCOUNT: usize = 3;
 
@@ -66,9 +75,26 @@ fn encoder_of(model: &Model) -> Result<Transformer, StageError> {
     })
 }
 
+/// What a policy does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Choice {
+    /// Probabilities of [`ACTIONS`].
+    Actions([f32; 3]),
+    /// The position, as a share of equity: 1 long, 0 flat, -1 short.
+    Position(f32),
+}
+
+/// What the outputs of a policy mean.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Actions,
+    Position { allow_short: bool },
+}
+
 /// A policy that is ready to act: one hidden layer of tanh over standardized embeddings and the account.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
+    kind: Kind,
     mean: Vec<f32>,
     scale: Vec<f32>,
     hidden_weight: Vec<f32>,
@@ -90,6 +116,15 @@ impl Policy {
             .tensors
             .get("policy.hidden.bias")
             .map_or(0, |bias| bias.values.len());
+        let (kind, outputs) = if model.card.heads.contains_key(POSITION) {
+            let allow_short = model.card.extra.get(ALLOW_SHORT).and_then(Value::as_bool);
+            let allow_short = allow_short.ok_or_else(|| {
+                StageError::data(format!("the policy's card does not say `{ALLOW_SHORT}`"))
+            })?;
+            (Kind::Position { allow_short }, N_POSITION_OUTPUTS)
+        } else {
+            (Kind::Actions, ACTIONS.len())
+        };
         let tensor = |name: &str, shape: &[usize]| match model.tensors.get(name) {
             Some(tensor) if tensor.shape == shape => Ok(tensor.values.clone()),
             Some(tensor) => Err(StageError::data(format!(
@@ -101,18 +136,19 @@ impl Policy {
             ))),
         };
         let policy = Self {
+            kind,
             mean: tensor("embedding.mean", &[width])?,
             scale: tensor("embedding.scale", &[width])?,
             hidden_weight: tensor("policy.hidden.weight", &[hidden, width + N_ACCOUNT])?,
             hidden_bias: tensor("policy.hidden.bias", &[hidden])?,
-            output_weight: tensor("policy.output.weight", &[ACTIONS.len(), hidden])?,
-            output_bias: tensor("policy.output.bias", &[ACTIONS.len()])?,
+            output_weight: tensor("policy.output.weight", &[outputs, hidden])?,
+            output_bias: tensor("policy.output.bias", &[outputs])?,
         };
         Ok((policy, encoder))
     }
 
-    /// Probabilities of the actions of an account without a position, for each of the embeddings \[rows, width\].
-    pub(crate) fn probabilities(&self, embeddings: &[f32]) -> Vec<[f32; 3]> {
+    /// What an account without a position does, for each of the embeddings \[rows, width\].
+    pub(crate) fn choices(&self, embeddings: &[f32]) -> Vec<Choice> {
         let (width, hidden) = (self.mean.len(), self.hidden_bias.len());
         let rows = embeddings.len() / width.max(1);
         let mut x = embeddings.to_vec();
@@ -128,17 +164,33 @@ impl Policy {
                 *value = tanh(*value + bias);
             }
         }
-        let weight = Matrix::new(&self.output_weight, ACTIONS.len(), hidden).transposed();
-        let logits = matmul(Matrix::new(&h, rows, hidden), weight);
-        logits
-            .chunks_exact(ACTIONS.len())
-            .map(|row| {
+        let outputs = self.output_bias.len();
+        let weight = Matrix::new(&self.output_weight, outputs, hidden).transposed();
+        let products = matmul(Matrix::new(&h, rows, hidden), weight);
+        products
+            .chunks_exact(outputs)
+            .map(|row| self.choice(row))
+            .collect()
+    }
+
+    /// What one row of the output layer's products stands for.
+    fn choice(&self, row: &[f32]) -> Choice {
+        match self.kind {
+            Kind::Actions => {
                 let z: [f32; 3] = std::array::from_fn(|i| row[i] + self.output_bias[i]);
                 let top = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let powers = z.map(|v| exp(v - top));
                 let sum: f32 = powers.iter().sum();
-                powers.map(|p| p / sum)
-            })
-            .collect()
+                Choice::Actions(powers.map(|p| p / sum))
+            }
+            Kind::Position { allow_short } => {
+                let squashed = tanh(row[0] + self.output_bias[0]);
+                Choice::Position(if allow_short {
+                    squashed
+                } else {
+                    0.5 * (squashed + 1.0)
+                })
+            }
+        }
     }
 }

@@ -38,11 +38,19 @@ pub(super) struct Terms {
     pub(super) volatility: f64,
 }
 
+impl Terms {
+    /// The position that a number from -1 to 1 stands for: itself, or its place between flat and long without shorts.
+    pub(super) fn position(&self, squashed: f32) -> f64 {
+        let x = f64::from(squashed);
+        if self.allow_short { x } else { 0.5 * (x + 1.0) }
+    }
+}
+
 /// One account.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Account {
-    /// 1 long, 0 flat, -1 short, as shares of equity.
-    pub(super) position: i8,
+    /// 1 long with all equity, 0 flat, -1 short.
+    pub(super) position: f64,
     equity: f64,
     peak: f64,
     worst_drawdown: f64,
@@ -65,7 +73,7 @@ impl Account {
     /// A new account without a position.
     pub(super) fn new() -> Self {
         Self {
-            position: 0,
+            position: 0.0,
             equity: 1.0,
             peak: 1.0,
             worst_drawdown: 0.0,
@@ -74,11 +82,11 @@ impl Account {
     }
 
     /// The position after an action.
-    pub(super) fn target(&self, action: usize, allow_short: bool) -> i8 {
+    pub(super) fn target(&self, action: usize, allow_short: bool) -> f64 {
         match action {
-            BUY => 1,
-            SELL if allow_short => -1,
-            SELL => 0,
+            BUY => 1.0,
+            SELL if allow_short => -1.0,
+            SELL => 0.0,
             _ => self.position,
         }
     }
@@ -89,26 +97,23 @@ impl Account {
         let scaled = |x: f64| (x / unit).clamp(-STATE_LIMIT, STATE_LIMIT) as f32;
         let drawdown = 1.0 - self.equity / self.peak;
         [
-            f32::from(self.position),
+            self.position as f32,
             scaled(self.unrealised),
             scaled(drawdown),
         ]
     }
 
-    /// Acts at the close of `point`: the old position earns until the next open, where the position changes at its cost, and
-    /// the new one earns until that bar's close. No other bar is read.
+    /// Acts at the close of `point`: the old position earns until the next open, where it changes to `target` at its cost,
+    /// and the new one earns until that bar's close. No other bar is read.
     pub(super) fn step(
         &mut self,
         market: &Market,
         point: usize,
-        action: usize,
+        target: f64,
         terms: &Terms,
     ) -> Step {
         let (to_open, to_close) = (market.to_open[point], market.to_close[point]);
-        let (old, new) = (
-            f64::from(self.position),
-            f64::from(self.target(action, terms.allow_short)),
-        );
+        let (old, new) = (self.position, target);
         let traded = (new - old).abs();
 
         let growth = (1.0 + old * to_open) * (1.0 - terms.cost * traded) * (1.0 + new * to_close);
@@ -120,7 +125,7 @@ impl Account {
         } else {
             (1.0 + self.unrealised) * (1.0 + old * to_open) * (1.0 + new * to_close) - 1.0
         };
-        self.position = new as i8;
+        self.position = new;
         self.peak = self.peak.max(self.equity);
         let drawdown = 1.0 - self.equity / self.peak;
         let deeper = (drawdown - self.worst_drawdown).max(0.0);
@@ -158,20 +163,50 @@ mod tests {
         )
     }
 
+    fn act(
+        account: &mut Account,
+        market: &Market,
+        point: usize,
+        action: usize,
+        terms: &Terms,
+    ) -> Step {
+        let target = account.target(action, terms.allow_short);
+        account.step(market, point, target, terms)
+    }
+
+    #[test]
+    fn half_a_position_earns_and_costs_half() {
+        let prices = [100.0, 100.0, 110.0, 110.0];
+        let market = market(&prices, &[100.0, 100.0, 110.0, 110.0]);
+        let terms = Terms {
+            cost: 0.001,
+            ..FREE
+        };
+        let mut account = Account::new();
+
+        let bought = account.step(&market, 0, 0.5, &terms);
+        let held = account.step(&market, 1, 0.5, &terms);
+        let trimmed = account.step(&market, 2, 0.25, &terms);
+
+        assert!((bought.net_return + 0.0005).abs() < 1e-12);
+        assert!((held.net_return - 0.05).abs() < 1e-12);
+        assert!((trimmed.net_return + 0.00025).abs() < 1e-12);
+    }
+
     #[test]
     fn the_old_position_earns_until_the_open_and_the_new_one_after_it() {
         let market = market(&[1.0, 110.0, 121.0, 1.0], &[100.0, 121.0, 133.1, 1.0]);
         let mut account = Account::new();
 
-        let first = account.step(&market, 0, BUY, &FREE);
+        let first = act(&mut account, &market, 0, BUY, &FREE);
         assert!(
             (first.net_return - 0.1).abs() < 1e-12,
             "bought at 110, not at 100"
         );
-        let second = account.step(&market, 1, SELL, &FREE);
+        let second = act(&mut account, &market, 1, SELL, &FREE);
         let expected = (121.0 / 121.0) * (1.0 - (133.1 / 121.0 - 1.0)) - 1.0;
         assert!((second.net_return - expected).abs() < 1e-12);
-        assert_eq!(account.position, -1);
+        assert_eq!(account.position.to_bits(), (-1.0_f64).to_bits());
     }
 
     #[test]
@@ -185,7 +220,7 @@ mod tests {
         let returns: Vec<f64> = [BUY, BUY, HOLD, SELL, SELL]
             .into_iter()
             .enumerate()
-            .map(|(i, action)| account.step(&flat, i, action, &terms).net_return)
+            .map(|(i, action)| act(&mut account, &flat, i, action, &terms).net_return)
             .collect();
 
         let expected = [-0.001, 0.0, 0.0, -0.002, 0.0];
@@ -205,7 +240,7 @@ mod tests {
         let mut account = Account::new();
         let held: f64 = (0..5)
             .map(|i| {
-                let step = account.step(&market, i, BUY, &terms);
+                let step = act(&mut account, &market, i, BUY, &terms);
                 step.net_return - step.reward
             })
             .sum();
@@ -223,13 +258,13 @@ mod tests {
     #[test]
     fn selling_closes_where_shorts_are_not_allowed() {
         let account = Account {
-            position: 1,
+            position: 1.0,
             ..Account::new()
         };
 
-        assert_eq!(account.target(SELL, false), 0);
-        assert_eq!(account.target(SELL, true), -1);
-        assert_eq!(account.target(HOLD, false), 1);
+        let targets =
+            [(SELL, false), (SELL, true), (HOLD, false)].map(|(a, s)| account.target(a, s));
+        assert_eq!(targets, [0.0, -1.0, 1.0]);
     }
 
     proptest! {
@@ -243,7 +278,7 @@ mod tests {
             let run = |open: &[f64], close: &[f64]| -> Vec<Step> {
                 let market = market(open, close);
                 let mut account = Account::new();
-                actions.iter().enumerate().map(|(i, &a)| account.step(&market, i, a, &FREE)).collect()
+                actions.iter().enumerate().map(|(i, &a)| act(&mut account, &market, i, a, &FREE)).collect()
             };
             let (mut other_open, mut other_close) = (open.clone(), close.clone());
             for i in cut + 1..12 {

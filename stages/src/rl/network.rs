@@ -175,6 +175,33 @@ impl Perceptron {
         gradient
     }
 
+    /// By how much `d_out . outputs` of each row grows with the row's input `column`; `h` are the rows' hidden states.
+    /// `d_out`: \[rows\], for networks of one output.
+    pub(super) fn input_slope(&self, h: &[f32], d_out: &[f32], column: usize) -> Vec<f32> {
+        let Sizes { inputs, hidden, .. } = self.sizes;
+        let weights: Vec<f32> = (0..hidden)
+            .map(|j| self.blocks[0][j * inputs + column] * self.blocks[2][j])
+            .collect();
+        h.chunks_exact(hidden)
+            .zip(d_out)
+            .map(|(h, d)| {
+                d * h
+                    .iter()
+                    .zip(&weights)
+                    .fold(0.0, |sum, (h, w)| sum + (1.0 - h * h) * w)
+            })
+            .collect()
+    }
+
+    /// Moves every weight the share `rate` of the way to `other`'s.
+    pub(super) fn approach(&mut self, other: &Self, rate: f32) {
+        for (block, other) in self.blocks.iter_mut().zip(&other.blocks) {
+            for (weight, other) in block.iter_mut().zip(other) {
+                *weight += rate * (other - *weight);
+            }
+        }
+    }
+
     /// What the first `inputs - n_last` inputs alone bring to the hidden layer before tanh, bias included: \[rows, hidden\].
     pub(super) fn prepared(&self, views: &[f32], rows: usize, n_last: usize) -> Vec<f32> {
         let Sizes { inputs, hidden, .. } = self.sizes;

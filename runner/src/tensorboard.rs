@@ -181,7 +181,6 @@ mod tests {
     /// Reads with TensorBoard itself. `NATRON_TENSORBOARD` names a folder that it was installed into, for where the Python
     /// of the machine has none.
     #[test]
-    #[expect(clippy::print_stderr, reason = "a test that skips says so")]
     fn tensorboard_reads_what_was_written() {
         let script = "
 import sys

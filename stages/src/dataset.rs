@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use natron_artifacts::{
     Column, ColumnType, Kind, Metrics, PortSchema, Schemas, Signature, Stage, StageContext,
-    StageError, Table,
+    StageError, Stream, Table,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,10 @@ pub(crate) struct Dataset {
     /// How `train_buy` and `train_sell` differ from the labels.
     #[serde(default)]
     balancing: Balancing,
+    /// Deal the labels out anew among the windows of each split, those of a window staying together. Nothing can be learned
+    /// then: what a model still finds in validation or test is a fault of the pipeline.
+    #[serde(default)]
+    shuffle_labels: bool,
 }
 
 /// What to do about features that are undefined on every row of training.
@@ -180,6 +184,10 @@ impl Stage for Dataset {
             }
         }
         let splits = data.split(&plan)?;
+        if self.shuffle_labels {
+            context.warn("`shuffle_labels` is on: the labels belong to other windows, for a test of the pipeline");
+            data.shuffle_labels(&splits, &mut context.stream("labels"));
+        }
         context.check_cancelled()?;
 
         let fit_rows = splits.last_training_row() + 1;
@@ -309,6 +317,26 @@ impl Data {
         };
         data.find_ends(window_bars as usize);
         Ok(data)
+    }
+
+    /// Deals the labels out anew among the windows of each split.
+    fn shuffle_labels(&mut self, splits: &Splits, stream: &mut Stream) {
+        let windows: Vec<(usize, Split)> = splits
+            .rows()
+            .iter()
+            .copied()
+            .zip(splits.ids().iter().copied())
+            .collect();
+        for rows in windows.chunk_by(|a, b| a.1 == b.1) {
+            let mut from: Vec<usize> = rows.iter().map(|(row, _)| *row).collect();
+            stream.shuffle(&mut from);
+            for head in &mut self.labels {
+                let dealt: Vec<Option<i64>> = from.iter().map(|&row| head[row]).collect();
+                for (&(row, _), label) in rows.iter().zip(dealt) {
+                    head[row] = label;
+                }
+            }
+        }
     }
 
     /// Leaves out the features without a value in training.

@@ -620,3 +620,34 @@ fn simulated_candles_become_windows_by_way_of_all_features_and_labels() {
     }
     assert!(table(&outputs, "matrix").fact("feature_plan").is_some());
 }
+
+#[test]
+fn shuffled_labels_stay_in_their_split_and_together() {
+    let (features, labels) = tables(600);
+    let run = |shuffle: bool| {
+        let with = json!({ "window_bars": 8, "shuffle_labels": shuffle });
+        let outputs = run(with, features.clone(), labels.clone(), 3).unwrap();
+        let windows = table(&outputs, "windows");
+        let column = |name: &str| windows.i64(name).unwrap().to_vec();
+        let ids = column("split");
+        let dealt: Vec<[i64; 4]> = (0..ids.len())
+            .map(|i| HEADS.map(|head| column(head)[i]))
+            .collect();
+        (column("row"), ids, dealt)
+    };
+
+    let (plain, shuffled) = (run(false), run(true));
+
+    assert_eq!((&plain.0, &plain.1), (&shuffled.0, &shuffled.1));
+    let same = plain.2.iter().zip(&shuffled.2).filter(|(a, b)| a == b);
+    assert!(same.count() < plain.2.len() / 4);
+    for split in 0..3 {
+        let sorted = |(_, ids, dealt): &(Vec<i64>, Vec<i64>, Vec<[i64; 4]>)| {
+            let of_split = ids.iter().zip(dealt).filter(|(id, _)| **id == split);
+            let mut found: Vec<[i64; 4]> = of_split.map(|(_, labels)| *labels).collect();
+            found.sort_unstable();
+            found
+        };
+        assert_eq!(sorted(&plain), sorted(&shuffled));
+    }
+}

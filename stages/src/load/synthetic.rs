@@ -1,5 +1,7 @@
 //! `uses = "load.synthetic"`: candles of a simulated market.
 
+use std::collections::VecDeque;
+
 use natron_artifacts::{
     Kind, PortSchema, Schemas, Signature, Stage, StageContext, StageError, Stream, Table,
 };
@@ -25,6 +27,9 @@ const GARCH: f64 = 0.88;
 const JUMP_SIZE: f64 = 4.0;
 /// Variance cannot leave these multiples of its mean, so that no parameter makes prices run away.
 const VARIANCE_LIMITS: (f64, f64) = (0.05, 25.0);
+
+/// Bars whose move the planted regularity works against.
+const REVERSAL_BARS: usize = 8;
 
 /// Candles of a simulated market that follows the seed: for trying things out and for tests, never for conclusions.
 ///
@@ -62,6 +67,10 @@ pub(crate) struct LoadSynthetic {
     /// Mean volume of a bar.
     #[serde(default = "default_mean_volume")]
     mean_volume: f64,
+    /// A planted regularity to be found: each bar drifts against the move of the eight before it, by so many of its own
+    /// standard deviations. 0, the default, plants none.
+    #[serde(default)]
+    planted_reversal: f64,
 }
 
 fn default_rows() -> u32 {
@@ -150,6 +159,7 @@ impl Stage for LoadSynthetic {
             ("regime_bars", self.regime_bars, 1.0, 1e9),
             ("jump_probability", self.jump_probability, 0.0, 0.5),
             ("mean_volume", self.mean_volume, 1e-3, 1e12),
+            ("planted_reversal", self.planted_reversal, 0.0, 10.0),
             ("rows", f64::from(self.rows), 1.0, 100_000_000.0),
         ];
         for (name, value, low, high) in above_zero {
@@ -192,6 +202,8 @@ struct Market {
     /// Persistent part of the logarithm of the volume.
     activity: f64,
     log_price: f64,
+    /// Logarithms of the last closes, as many as the planted regularity looks back on.
+    closes: VecDeque<f64>,
 }
 
 impl LoadSynthetic {
@@ -210,6 +222,7 @@ impl LoadSynthetic {
             level: REGIMES[2].volatility,
             activity: 0.0,
             log_price: math::ln(self.start_price),
+            closes: VecDeque::new(),
         };
         let mut ts_ns = Vec::with_capacity(n_rows);
         let mut values: [Vec<f64>; 5] = std::array::from_fn(|_| Vec::with_capacity(n_rows));
@@ -233,6 +246,16 @@ impl LoadSynthetic {
         })
     }
 
+    /// How far a bar drifts down, in its own standard deviations, after the move of the eight bars before it.
+    fn reversal(&self, market: &mut Market) -> f64 {
+        if market.closes.len() <= REVERSAL_BARS {
+            return 0.0;
+        }
+        let before = market.closes.pop_front().unwrap_or_default();
+        let last = market.closes.back().copied().unwrap_or_default();
+        self.planted_reversal * (last - before).signum()
+    }
+
     /// One bar: open, high, low, close, volume.
     fn bar(&self, market: &mut Market, opens_ns: i64, stream: &mut Stream) -> [f64; 5] {
         market.change_regime(self.regime_bars, stream);
@@ -247,7 +270,7 @@ impl LoadSynthetic {
             0.0
         };
         let jump_step = stream.below(STEPS as u64) as usize;
-        let drift = regime.drift * bar_volatility;
+        let drift = regime.drift * bar_volatility - self.reversal(market) * volatility;
 
         // The price may have moved a little between the last trade of a bar and the first of the next.
         let gap = 0.03 * volatility * stream.normal();
@@ -269,6 +292,9 @@ impl LoadSynthetic {
         // Far from its start the price is pulled back, so that long simulations keep their digits.
         let distance = price - math::ln(self.start_price);
         market.log_price = price - 0.002 * (distance - distance.clamp(-1.5, 1.5));
+        if self.planted_reversal > 0.0 {
+            market.closes.push_back(price);
+        }
 
         market.activity = 0.85 * market.activity + 0.25 * stream.normal();
         let move_size = math::ln_1p((shock.abs() * market.level).min(20.0));

@@ -264,7 +264,7 @@ mod tests {
 
         let targets =
             [(SELL, false), (SELL, true), (HOLD, false)].map(|(a, s)| account.target(a, s));
-        assert_eq!(targets, [0.0, -1.0, 1.0]);
+        assert_eq!(targets.map(|target| target as i8), [0, -1, 1]);
     }
 
     proptest! {

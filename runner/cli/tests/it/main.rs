@@ -10,6 +10,7 @@ mod corpus;
 mod explaining;
 mod golden;
 mod help;
+mod learning;
 mod natron;
 mod output;
 mod plugins;

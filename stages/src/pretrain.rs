@@ -353,9 +353,17 @@ impl<'a> Pretraining<'a> {
         let [reconstruction, contrast] = terms;
         let value =
             |t: &candle_core::Tensor| t.to_scalar::<f32>().map(f64::from).map_err(tensor_error);
+        let [by_mean, by_neighbour] =
+            trivial_reconstructions(&original, &masked, items.len(), bars);
         let values = vec![
             ("reconstruction", value(&reconstruction)?),
+            ("reconstruction_by_mean", by_mean),
+            ("reconstruction_by_neighbour", by_neighbour),
             ("contrastive", value(&contrast)?),
+            (
+                "contrastive_by_chance",
+                math::ln(2.0 * items.len() as f64 - 1.0),
+            ),
             ("pair_similarity", similarity),
         ];
         let total = (reconstruction * self.parameters.reconstruction_weight)
@@ -502,6 +510,45 @@ impl Task for Pretraining<'_> {
     }
 }
 
+/// What reconstruction would cost without learning anything: mean squared errors of taking each feature's mean over the
+/// batch, and of taking the nearest earlier bar of the view that is not masked (a later one where there is none).
+fn trivial_reconstructions(
+    original: &[f32],
+    masked: &[usize],
+    windows: usize,
+    bars: usize,
+) -> [f64; 2] {
+    let n_bars = windows * bars;
+    let inputs = original.len() / n_bars;
+    let bar_of = |bar: usize| &original[bar % n_bars * inputs..][..inputs];
+    let mut mean = vec![0.0; inputs];
+    for row in original.chunks_exact(inputs) {
+        for (sum, &value) in mean.iter_mut().zip(row) {
+            *sum += f64::from(value) / n_bars as f64;
+        }
+    }
+    let mut is_masked = vec![false; 2 * n_bars];
+    for &bar in masked {
+        is_masked[bar] = true;
+    }
+    let neighbour = |bar: usize| {
+        let first = bar - bar % bars;
+        let earlier = (first..bar).rev().find(|&other| !is_masked[other]);
+        earlier.or_else(|| (bar + 1..first + bars).find(|&other| !is_masked[other]))
+    };
+    let mut sums = [0.0; 2];
+    for &bar in masked {
+        let guess = neighbour(bar);
+        for (i, &value) in bar_of(bar).iter().enumerate() {
+            let value = f64::from(value);
+            let near = guess.map_or(mean[i], |guess| f64::from(bar_of(guess)[i]));
+            sums[0] += (value - mean[i]) * (value - mean[i]);
+            sums[1] += (value - near) * (value - near);
+        }
+    }
+    sums.map(|sum| sum / (masked.len() * inputs) as f64)
+}
+
 /// The encoder's parameters, the token that stands for a masked bar, and the heads for reconstruction and contrast.
 fn specification(config: &TransformerConfig) -> Specification {
     let mut s = config.encoder();
@@ -624,6 +671,18 @@ mod tests {
                 .all(|name| name.starts_with("encoder."))
         );
         Transformer::from_model(model).unwrap();
+    }
+
+    #[test]
+    fn trivial_reconstructions_are_those_of_mean_and_nearest_earlier_bar() {
+        // Two windows of three bars with one feature; two views.
+        let original = [1.0, 2.0, 4.0, 10.0, 10.0, 9.0];
+
+        // First view: the last bar of the first window. Second view: the first two bars of the second one.
+        let [by_mean, by_neighbour] = trivial_reconstructions(&original, &[2, 9, 10], 2, 3);
+
+        assert!((by_mean - (4.0 + 16.0 + 16.0) / 3.0).abs() < 1e-12);
+        assert!((by_neighbour - (4.0 + 1.0 + 1.0) / 3.0).abs() < 1e-12);
     }
 
     #[test]

@@ -51,6 +51,13 @@ impl CustomOp1 for Gelu {
 }
 
 dispatched! {
+    /// Every `x = x Phi(x)`.
+    pub(crate) fn in_place(x: &mut [f32]) {
+        for value in x {
+            *value *= phi(*value);
+        }
+    }
+
     fn forward(x: &[f32], y: &mut [f32], dropout: Dropout, first: u32) {
         lanes::map_counted(y, x, first, |x, counter| x * phi(x) * dropout.factor(counter));
     }

@@ -13,6 +13,8 @@
     reason = "as published"
 )]
 
+use crate::dispatch::dispatched;
+
 /// Independent accumulators of a sum: one AVX-512 register of `f32`.
 pub(crate) const LANES: usize = 16;
 
@@ -60,6 +62,15 @@ pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
         lanes[i] = a.mul_add(b, lanes[i]);
     }
     fold(lanes)
+}
+
+dispatched! {
+    /// `x[i] += y[i]`.
+    pub(crate) fn add(x: &mut [f32], y: &[f32]) {
+        for (x, &y) in x.iter_mut().zip(y) {
+            *x += y;
+        }
+    }
 }
 
 /// `out[i] = f(x[i], first + i)`, the counter wrapping. In blocks of fixed length, which become vector code.

@@ -89,7 +89,7 @@ impl CustomOp3 for LayerNorm {
 }
 
 dispatched! {
-    fn forward(x: &[f32], gain: &[f32], shift: &[f32], y: &mut [f32]) {
+    pub(crate) fn forward(x: &[f32], gain: &[f32], shift: &[f32], y: &mut [f32]) {
         let width = gain.len();
         for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
             let mean = lanes::sum_map(x, |v| v) / width as f32;

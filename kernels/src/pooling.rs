@@ -31,6 +31,15 @@ pub fn replace_rows(x: &Tensor, token: &Tensor, rows: &Arc<[usize]>) -> Result<T
     x.contiguous()?.apply_op2(token, ReplaceRows(rows.clone()))
 }
 
+/// The mean of the rows of `x`, of which `mean`, all 0 before, holds one.
+pub(crate) fn mean_rows(x: &[f32], mean: &mut [f32]) {
+    sum_rows(x, mean);
+    let rows = x.len() / mean.len();
+    for value in mean {
+        *value /= rows as f32;
+    }
+}
+
 struct MeanOverTime;
 
 impl CustomOp1 for MeanOverTime {
@@ -42,10 +51,7 @@ impl CustomOp1 for MeanOverTime {
         let (batch, length, width) = layout.shape().dims3()?;
         let x = operand(x, layout, "mean_over_time")?;
         let y = filled(batch * width, width, |window, y| {
-            sum_rows(&x[window * length * width..][..length * width], y);
-            for value in y {
-                *value /= length as f32;
-            }
+            mean_rows(&x[window * length * width..][..length * width], y);
         });
         Ok((CpuStorage::F32(y), Shape::from((batch, width))))
     }

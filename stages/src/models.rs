@@ -1,5 +1,6 @@
 //! The networks, their parameters and the windows they read.
 
+pub mod inference;
 pub mod parameters;
 pub mod policy;
 pub mod transformer;

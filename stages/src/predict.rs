@@ -1,6 +1,6 @@
 //! From candles to what a trained model says of them: features, scaling, windows, heads, as training computed them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use natron_artifacts::{Model, Scaler, StageError, Table};
 pub use natron_kernels::bars::Bars;
@@ -13,7 +13,9 @@ use crate::{
     },
     load::bars::{BarPolicies, Origin, RawBars, Timing, checked},
     models::{
-        BAR_INTERVAL_NS, FEATURE_PROBE, median_step_ns,
+        BAR_INTERVAL_NS, FEATURE_PROBE,
+        inference::Inference,
+        median_step_ns,
         policy::{self, Choice, Policy},
         transformer::{Probabilities, Transformer},
         windows::WindowSource,
@@ -45,7 +47,7 @@ pub enum Forecast {
 /// A trained model, ready to predict from candles.
 #[derive(Clone)]
 pub struct Predictor {
-    network: Transformer,
+    network: Arc<Inference>,
     /// Acts on the network's embeddings, where the model is a policy.
     policy: Option<Policy>,
     plan: FeaturePlan,
@@ -115,7 +117,7 @@ impl Predictor {
             )));
         }
         Ok(Self {
-            network,
+            network: Arc::new(Inference::new(&network)?),
             policy,
             plan,
             columns,

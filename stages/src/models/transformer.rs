@@ -13,14 +13,13 @@ use natron_kernels::{
     pooling::{mean_over_time, replace_rows, weighted_over_time},
     positions::{add_positions, sinusoids},
     residual::add_residual,
-    to_vec,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    inference::Inference,
     parameters::{Initial, Parameters, Specification},
-    tensor_error,
     windows::WindowSource,
 };
 
@@ -31,7 +30,7 @@ pub const ARCHITECTURE: &str = "natron_v2.transformer";
 const HEAD_WIDTH: usize = 128;
 
 /// Windows that inference takes through the network at once.
-const INFERENCE_BATCH: usize = 64;
+pub(crate) const INFERENCE_BATCH: usize = 64;
 
 /// The direction head's classes, in the order of their ids.
 pub const DIRECTIONS: [&str; 3] = ["down", "up", "neutral"];
@@ -47,7 +46,8 @@ pub const REGIMES: [&str; 6] = [
 ];
 
 /// The heads and how many logits each has.
-const HEADS: [(&str, usize); 4] = [("buy", 1), ("sell", 1), ("direction", 3), ("regime", 6)];
+pub(crate) const HEADS: [(&str, usize); 4] =
+    [("buy", 1), ("sell", 1), ("direction", 3), ("regime", 6)];
 
 /// How the states of a window's bars become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -167,7 +167,7 @@ impl TransformerConfig {
     }
 }
 
-fn layer_name(layer: usize) -> String {
+pub(crate) fn layer_name(layer: usize) -> String {
     format!("encoder.layers.{layer:02}")
 }
 
@@ -392,74 +392,43 @@ impl Transformer {
         })
     }
 
-    /// Embeddings of the windows that end at `rows`: the pooled states, row-major \[rows, width\].
-    ///
-    /// No dropout; a window's bits do not depend on the others of the call. The windows must be complete
-    /// ([`WindowSource::check`]). `progress` is told how many windows are done and may stop the computation.
+    /// [`Inference::embeddings`] of the network as it is now.
     ///
     /// # Errors
     ///
-    /// When the windows have another width or length than the network, or `progress` stops.
+    /// As there.
     pub fn embeddings(
         &self,
         source: &WindowSource,
         rows: &[usize],
-        mut progress: impl FnMut(usize) -> std::result::Result<(), StageError>,
+        progress: impl FnMut(usize) -> std::result::Result<(), StageError>,
     ) -> std::result::Result<Vec<f32>, StageError> {
-        self.check_source(source)?;
-        let mut out = Vec::with_capacity(rows.len() * self.config.d_model);
-        let network = self.frozen();
-        for batch in rows.chunks(INFERENCE_BATCH) {
-            let pooled = network.embed(&source.gather(batch)).map_err(tensor_error)?;
-            out.extend(to_vec(&pooled).map_err(tensor_error)?);
-            progress(out.len() / self.config.d_model)?;
-        }
-        Ok(out)
+        Inference::new(self)?.embeddings(source, rows, progress)
     }
 
-    /// What the heads say of the windows that end at `rows`; conditions as for [`Transformer::embeddings`].
+    /// [`Inference::predictions`] of the network as it is now.
+    ///
+    /// # Errors
+    ///
+    /// As there.
     pub fn predictions(
         &self,
         source: &WindowSource,
         rows: &[usize],
-        mut progress: impl FnMut(usize) -> std::result::Result<(), StageError>,
+        progress: impl FnMut(usize) -> std::result::Result<(), StageError>,
     ) -> std::result::Result<Vec<Probabilities>, StageError> {
-        self.check_source(source)?;
-        if !self.has_heads() {
-            return Err(StageError::data("the model is an encoder without heads"));
-        }
-        let mut out = Vec::with_capacity(rows.len());
-        let network = self.frozen();
-        for batch in rows.chunks(INFERENCE_BATCH) {
-            out.extend(
-                network
-                    .predict(&source.gather(batch))
-                    .map_err(tensor_error)?,
-            );
-            progress(out.len())?;
-        }
-        Ok(out)
+        Inference::new(self)?.predictions(source, rows, progress)
     }
 
-    /// What the heads say of `windows` \[n, bars, inputs\].
-    pub(crate) fn predict(&self, windows: &[f32]) -> Result<Vec<Probabilities>> {
-        let logits = self.logits(&self.embed(windows)?, &Pass::inference())?;
-        let (buy, sell) = (to_vec(&logits.buy)?, to_vec(&logits.sell)?);
-        let (direction, regime) = (to_vec(&logits.direction)?, to_vec(&logits.regime)?);
-        let yes = |x: f32| math::sigmoid(f64::from(x)) as f32;
-        Ok((0..buy.len())
-            .map(|i| Probabilities {
-                buy: yes(buy[i]),
-                sell: yes(sell[i]),
-                direction: softmax(&direction[i * 3..]),
-                regime: softmax(&regime[i * 6..]),
-            })
-            .collect())
+    /// [`Transformer::pool`] of the states of `n` windows.
+    pub(crate) fn pool_states(&self, states: Vec<f32>, n: usize) -> Result<Tensor> {
+        let shape = (n, self.config.window_bars, self.config.d_model);
+        self.pool(&Tensor::from_vec(states, shape, &Device::Cpu)?)
     }
 
-    fn embed(&self, windows: &[f32]) -> Result<Tensor> {
-        let x = self.windows(windows)?;
-        self.pool(&self.encode(&x, None, &Pass::inference())?)
+    /// What is added to the embedded bars of a window: \[bars, width\].
+    pub(crate) fn positions(&self) -> &[f32] {
+        &self.positions
     }
 
     /// `windows` as a tensor \[n, bars, inputs\].
@@ -536,7 +505,7 @@ pub(crate) fn head_names() -> BTreeMap<String, Vec<String>> {
 }
 
 /// The softmax of the first `N` logits.
-fn softmax<const N: usize>(logits: &[f32]) -> [f32; N] {
+pub(crate) fn softmax<const N: usize>(logits: &[f32]) -> [f32; N] {
     let largest = logits[..N]
         .iter()
         .copied()
@@ -547,13 +516,13 @@ fn softmax<const N: usize>(logits: &[f32]) -> [f32; N] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use natron_artifacts::{Digest, ModelCard};
     use serde_json::Value;
 
     use super::*;
 
-    pub(super) fn small(pooling: Pooling) -> TransformerConfig {
+    pub(crate) fn small(pooling: Pooling) -> TransformerConfig {
         TransformerConfig {
             inputs: 7,
             d_model: 16,
@@ -566,7 +535,7 @@ mod tests {
         }
     }
 
-    fn source() -> WindowSource {
+    pub(crate) fn source() -> WindowSource {
         let mut stream = Streams::new(1).stream("values");
         let values = (0..40 * 7).map(|_| stream.normal() as f32).collect();
         WindowSource::new(values, (0..7).map(|i| format!("f{i}")).collect(), 12).unwrap()

@@ -1,6 +1,9 @@
 //! Every instance of every stage by itself, before they are connected.
 
-use std::{collections::BTreeSet, sync::OnceLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::OnceLock,
+};
 
 use natron_artifacts::{Registry, StageKind};
 use rayon::prelude::*;
@@ -159,14 +162,14 @@ fn of_stage<'r>(
     }
 }
 
-/// All instances by stage, and the names of `[params]` that they use. Nothing when there are too many. The stages of
-/// `definition` are used up.
+/// All instances by stage, and the names of `[params]` that each stage uses, where it uses any. Nothing when there are too
+/// many. The stages of `definition` are used up.
 pub(crate) fn make<'r>(
     definition: &mut Definition,
     registry: &'r Registry,
     options: &LoadOptions,
     mistakes: &mut Vec<Diagnostic>,
-) -> Option<(Stages<'r>, BTreeSet<String>)> {
+) -> Option<(Stages<'r>, BTreeMap<String, BTreeSet<String>>)> {
     let mut list = std::mem::take(&mut definition.stages);
     let definition = &*definition;
     let of = |(name, stage): &mut (String, StageDefinition)| {
@@ -177,12 +180,11 @@ pub(crate) fn make<'r>(
     } else {
         list.par_iter_mut().map(of).collect()
     };
-    let mut used = BTreeSet::new();
+    let mut used = BTreeMap::new();
     let mut stages = Vec::with_capacity(list.len());
     let mut total = 0;
     let known = |name: &str| find(&list, name).is_some();
     for ((name, stage), mut made) in list.iter().zip(made) {
-        used.append(&mut made.used);
         mistakes.append(&mut made.mistakes);
         let (expansion, drafts) = (made.expansion, made.drafts);
         // What the file lists one by one may be as much as it likes.
@@ -213,10 +215,13 @@ pub(crate) fn make<'r>(
                     }
                 }
             }
-            None => unexpanded_reads(stage, definition, known, &mut reads, &mut used),
+            None => unexpanded_reads(stage, definition, known, &mut reads, &mut made.used),
         }
         for axis in &expansion.axes {
             note_first(&mut reads, &axis.reference.stage, &axis.node.place);
+        }
+        if !made.used.is_empty() {
+            used.insert(name.clone(), made.used);
         }
         stages.push((
             name.clone(),

@@ -35,6 +35,8 @@ pub enum Event<'a> {
     Planned {
         /// Instances in the graph that the run is about.
         stages: usize,
+        /// Of these, how many are seen at a glance to have their results: nothing more is told of them.
+        at_hand: usize,
     },
     /// A stage starts to execute.
     Started {

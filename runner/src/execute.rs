@@ -208,10 +208,18 @@ pub fn run(
     } else {
         RunFolder::create(workspace)?
     });
-    let mut summary = run_within(graph, workspace, options, &folder, watcher, cancel)?;
+    let mut summary = run_within(graph, workspace, options, None, &folder, watcher, cancel)?;
     summary.record.seconds = started.elapsed().as_secs_f64();
     folder.finish(&summary.record)?;
     Ok(summary)
+}
+
+/// What is known before a run of some stages of a pipeline.
+pub(crate) struct AtHand {
+    /// How many other stages there are, of which it was seen at a glance that they have their results.
+    pub(crate) stages: usize,
+    /// The newest results in earlier runs.
+    pub(crate) last: BTreeMap<String, LastResult>,
 }
 
 /// Runs the graph as a part of the run whose folder this is. The record is left to the caller to write.
@@ -219,20 +227,24 @@ pub(crate) fn run_within(
     graph: &Graph,
     workspace: &Workspace,
     options: &RunOptions,
+    at_hand: Option<AtHand>,
     folder: &Arc<RunFolder>,
     watcher: &Arc<dyn Watcher>,
     cancel: &Cancel,
 ) -> Result<RunSummary, RunError> {
     let started = Instant::now();
     let (shared, watching) = (Arc::clone(folder), Arc::clone(watcher));
-    let mut run = Run::open(graph, workspace, options, shared, watching, false)?;
+    let mut run = Run::open(graph, workspace, options, at_hand, shared, watching, false)?;
     let selected = run
         .nodes
         .iter()
         .filter(|node| node.state != State::Left)
         .count();
     run.shared.folder.begin(&run.head())?;
-    watcher.event(&Event::Planned { stages: selected });
+    watcher.event(&Event::Planned {
+        stages: run.n_at_hand + selected,
+        at_hand: run.n_at_hand,
+    });
     let executed = run.execute(options, cancel);
     let ingredients = run.take_ingredients();
     run.save_stat_cache();
@@ -263,6 +275,7 @@ pub fn standings(
         graph,
         workspace,
         options,
+        None,
         Arc::new(RunFolder::nowhere()),
         unwatched,
         true,
@@ -367,6 +380,8 @@ pub(crate) struct Run<'a> {
     ready: ReadyQueue,
     /// The newest results of each stage in earlier runs.
     last: BTreeMap<String, LastResult>,
+    /// See [`AtHand::stages`].
+    n_at_hand: usize,
     /// Those that may be executed; the others have to be in the store.
     allowed: BTreeSet<usize>,
     file: String,
@@ -393,6 +408,7 @@ impl<'a> Run<'a> {
         graph: &'a Graph,
         workspace: &Workspace,
         options: &RunOptions,
+        at_hand: Option<AtHand>,
         folder: Arc<RunFolder>,
         watcher: Arc<dyn Watcher>,
         only_looks: bool,
@@ -410,10 +426,11 @@ impl<'a> Run<'a> {
             Ok(store)
         };
         let last = || LastResult::of(workspace, &graph.name);
-        let (store, last) = if graph.instances.len() < WORTH_THREADS {
-            (open_store(), last())
-        } else {
-            rayon::join(open_store, last)
+        let n_at_hand = at_hand.as_ref().map_or(0, |at_hand| at_hand.stages);
+        let (store, last) = match at_hand {
+            Some(at_hand) => (open_store(), at_hand.last),
+            None if graph.instances.len() < WORTH_THREADS => (open_store(), last()),
+            None => rayon::join(open_store, last),
         };
         let store = store?;
         let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), options.paranoid);
@@ -475,6 +492,7 @@ impl<'a> Run<'a> {
             ready: ReadyQueue::default(),
             consumers,
             last,
+            n_at_hand,
             allowed,
             file: options.file.clone(),
             resting: Vec::new(),
@@ -1109,7 +1127,7 @@ impl<'a> Run<'a> {
             profile: self.graph.profile.clone(),
             sets: self.graph.sets.clone(),
             params: self.graph.params.clone(),
-            n_stages: self.graph.instances.len(),
+            n_stages: self.n_at_hand + self.graph.instances.len(),
             ..self.shared.folder.record()
         }
     }

@@ -96,6 +96,10 @@ pub struct Graph {
     pub instances: Vec<Instance>,
     /// Producer -> consumer. A node's index and its weight are the position in `instances`.
     pub edges: DiGraph<usize, EdgeLabel>,
+    /// What of the file it was read of.
+    pub(crate) text: Arc<SourceText>,
+    /// The names in `[params]` that each stage uses, where it uses any; under no name those used elsewhere.
+    pub(crate) used_params: BTreeMap<String, BTreeSet<String>>,
     /// Digest of the file's bytes.
     pub file_digest: Digest,
     /// Digest of the file, the profile's name and the assignments.
@@ -325,10 +329,11 @@ pub fn load_text(
     let stem = Path::new(name).file_stem().and_then(|stem| stem.to_str());
     let mut definition = definition::read(root, stem.unwrap_or("pipeline"), &mut mistakes);
     let drafts = drafts::make(&mut definition, registry, options, &mut mistakes);
-    let Some((stages, mut used)) = drafts else {
+    let Some((stages, mut used_params)) = drafts else {
         return Err(in_order(mistakes, &files));
     };
-    used.extend(definition.used_params.iter().cloned());
+    used_params.insert(String::new(), std::mem::take(&mut definition.used_params));
+    let used = used_params.values().flatten().cloned().collect();
     let is_good = mistakes.is_empty();
     let connected = connect::connect(stages, definition.seed, options, &mut mistakes);
     let Some(Connected {
@@ -346,6 +351,8 @@ pub fn load_text(
         device: definition.device,
         instances,
         edges,
+        text: file,
+        used_params,
         file_digest: Digest::of(text.as_bytes()),
         text_digest: text_digest(text, options),
         warnings: in_order(unused(&definition.params, &used), &files),
@@ -392,7 +399,7 @@ fn unused(params: &Node, used: &BTreeSet<String>) -> Vec<Diagnostic> {
         .collect()
 }
 
-fn text_digest(text: &str, options: &LoadOptions) -> Digest {
+pub(crate) fn text_digest(text: &str, options: &LoadOptions) -> Digest {
     let mut hasher = Hasher::new("natron pipeline text v1")
         .part(text.as_bytes())
         .part(&[u8::from(options.profile.is_some())])

@@ -2,10 +2,11 @@
 //!
 //! A run's folder appears when it starts, with a small `start.json` that the process keeps locked; `run.json` replaces it
 //! in the end. A folder with a start and no end is a run that is going on or, when the lock is free, one that was killed.
-//! A run that saw at a glance that nothing had moved records the name of the run whose results hold, not their list.
+//! A run that saw at a glance that nothing had moved, or only some stages, names in its record the run whose results hold,
+//! and lists the other stages only.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     fs::{self, File, TryLockError},
     io::{self, Write as _},
@@ -26,6 +27,9 @@ use crate::{Outcome, Workspace, tensorboard::EventFiles};
 
 /// Version of the record's form.
 const VERSION: u32 = 1;
+
+/// A record that names another is not followed further than this: to one that lists some stages, and to one that lists all.
+const MOST_LINKS: usize = 2;
 
 /// What one run did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,8 +56,8 @@ pub struct RunRecord {
     pub host: String,
     /// The program's version.
     pub natron: String,
-    /// The run whose results this one found unchanged at a glance. In the file such a record lists no stages; [`Self::read`]
-    /// fills them in, as hits.
+    /// The run whose results this one found unchanged at a glance. In the file such a record lists the stages that it had to
+    /// look at, if any; [`Self::read`] fills in the others, as hits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub same_as: Option<String>,
     /// How many stages the run was about.
@@ -112,12 +116,18 @@ impl RunRecord {
     /// Reads the record of the run `id`; of one that has not ended, what it wrote when it started.
     pub fn read(workspace: &Workspace, id: &str) -> io::Result<Self> {
         let mut record = Self::read_own(workspace, id)?;
+        let lists_some = !record.stages.is_empty();
         record.fill_in(workspace);
+        if lists_some && record.same_as.is_some() && record.stages.len() < record.n_stages {
+            return Err(io::Error::other(
+                "the record of the run that it goes on from cannot be read",
+            ));
+        }
         Ok(record)
     }
 
     /// The same without the stages of the run that it says is the same.
-    fn read_own(workspace: &Workspace, id: &str) -> io::Result<Self> {
+    pub(crate) fn read_own(workspace: &Workspace, id: &str) -> io::Result<Self> {
         let folder = runs(workspace).join(id);
         let record: Self = match read_record(&folder.join("run.json")) {
             Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other)?,
@@ -141,18 +151,41 @@ impl RunRecord {
         Ok(record)
     }
 
-    /// Takes the stages of a run that found nothing to do from the run whose results it found, as hits.
+    /// Takes the stages that are not listed from the run whose results this one found, as hits.
     pub fn fill_in(&mut self, workspace: &Workspace) {
-        if let Some(same) = &self.same_as
-            && self.stages.is_empty()
-            && let Ok(same) = Self::read_own(workspace, same)
-        {
+        self.fill_in_from(workspace, MOST_LINKS);
+    }
+
+    fn fill_in_from(&mut self, workspace: &Workspace, links: usize) {
+        let is_whole = !self.stages.is_empty() && self.stages.len() >= self.n_stages;
+        let Some(same) = self.same_as.as_ref().filter(|_| links > 0 && !is_whole) else {
+            return;
+        };
+        let Ok(mut same) = Self::read_own(workspace, same) else {
+            return;
+        };
+        same.fill_in_from(workspace, links - 1);
+        let own = std::mem::take(&mut self.stages);
+        if own.is_empty() {
             self.params = same.params;
-            self.stages = same.stages;
-            for stage in &mut self.stages {
-                stage.outcome = Outcome::Hit;
+        }
+        let mut own: BTreeMap<String, StageRecord> = own
+            .into_iter()
+            .map(|stage| (stage.name.clone(), stage))
+            .collect();
+        self.stages = same.stages;
+        for stage in &mut self.stages {
+            match own.remove(&stage.name) {
+                Some(own) => *stage = own,
+                None => stage.outcome = Outcome::Hit,
             }
         }
+        self.stages.extend(own.into_values());
+    }
+
+    /// Whether the record tells what no other does.
+    fn is_telling(&self) -> bool {
+        self.same_as.is_none() || !self.stages.is_empty()
     }
 
     /// All runs of the workspace, the newest first; records that do not parse are left out.
@@ -194,8 +227,9 @@ impl RunRecord {
             .iter()
             .rev()
             .filter_map(|id| Self::read_own(workspace, id).ok())
-            .filter(|run| run.pipeline == pipeline && run.same_as.is_none());
-        for run in runs.take(20) {
+            .filter(|run| run.pipeline == pipeline && run.is_telling());
+        for mut run in runs.take(20) {
+            run.fill_in(workspace);
             let is_whole = !run.stages.is_empty() && run.stages.len() == run.n_stages;
             let is_done = run.stages.iter().all(|stage| stage.outcome.is_done());
             for stage in run
@@ -287,8 +321,9 @@ impl LastResult {
             .iter()
             .rev()
             .filter_map(|id| Results::read(workspace, id))
-            .filter(|run| run.pipeline == pipeline && run.same_as.is_none());
-        for run in runs.take(20) {
+            .filter(|run| run.pipeline == pipeline && run.is_telling());
+        for mut run in runs.take(20) {
+            run.fill_in(workspace);
             let is_whole = !run.stages.is_empty() && run.stages.len() == run.n_stages;
             let is_done = run.stages.iter().all(|stage| stage.outcome.is_done());
             let done = run.stages.into_iter().filter(|s| s.outcome.is_done());
@@ -317,6 +352,26 @@ impl Results {
         };
         let results: Self = serde_json::from_slice(&text).ok()?;
         (results.id == id).then_some(results)
+    }
+
+    /// As [`RunRecord::is_telling`].
+    fn is_telling(&self) -> bool {
+        self.same_as.is_none() || !self.stages.is_empty()
+    }
+
+    /// As [`RunRecord::fill_in`], with the stages in another order. Such a record names one that is whole.
+    fn fill_in(&mut self, workspace: &Workspace) {
+        let same = self.same_as.as_ref();
+        let Some(same) = same.and_then(|same| Self::read(workspace, same)) else {
+            return;
+        };
+        let own: BTreeSet<String> = self.stages.iter().map(|stage| stage.name.clone()).collect();
+        let others = same.stages.into_iter();
+        let others = others.filter(|stage| !own.contains(&stage.name));
+        self.stages.extend(others.map(|stage| StageResult {
+            outcome: Outcome::Hit,
+            ..stage
+        }));
     }
 }
 
@@ -561,6 +616,11 @@ pub(crate) fn read_record(path: &Path) -> io::Result<Vec<u8>> {
     let text = read_regular(path)?;
     check_seal(&text)?;
     Ok(text)
+}
+
+/// Whether the run `id` has a whole record.
+pub(crate) fn has_record(workspace: &Workspace, id: &str) -> bool {
+    read_record(&runs(workspace).join(id).join("run.json")).is_ok()
 }
 
 /// An error for a text that is not as it was [`sealed`]. Texts without a seal are older than it.

@@ -6,6 +6,7 @@
 //!
 //! Invariant: names no stage kind; it sees the `Stage` trait and a `Registry`.
 
+mod binary;
 mod diagnostic;
 mod did_you_mean;
 mod document;
@@ -53,6 +54,7 @@ mod explain;
 pub mod history;
 pub mod lock;
 mod noop;
+mod outline;
 mod pipeline_schema;
 pub mod render;
 mod roots;

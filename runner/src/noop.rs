@@ -4,13 +4,12 @@
 //! their stat tuples and digests, in one binary file per invocation. The next run asks the system for the tuples, on
 //! several threads when there are many. A file that has moved is read; if its content is the same, nothing has changed.
 //!
-//! Layout of the file, numbers little-endian: magic (8 bytes), BLAKE3 of all that follows (32), invocation (32), number of
-//! stages (u64), name of the run and of the pipeline, what is known of the store (each a length as u32, then bytes), number
-//! of paths (u64), then for each: flags (u8), stat tuple (5 x 8), digest (32), the path (length as u32, then bytes; below
-//! the workspace it is relative to it). Whatever does not parse is as good as nothing.
+//! Layout of the file, see [`crate::binary`]: invocation (32 bytes), number of stages (u64), name of the run and of the
+//! pipeline, what is known of the store (three parts), number of paths (u64), then for each: flags (u8), stat tuple (5 x 8),
+//! digest (32), the path (a part; below the workspace it is relative to it).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs::{self, File},
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt},
@@ -23,11 +22,11 @@ use nix::{fcntl::AtFlags, sys::stat::fstatat};
 
 use crate::{
     Graph, InputEdge, LoadOptions, RunSummary, Workspace,
+    binary::{Reader, Writer},
     history::{Flush, write_whole},
 };
 
 const MAGIC: [u8; 8] = *b"NATnoop\x03";
-const HEADER: usize = 8 + 32;
 /// The tuple says all: it was taken when the file had stood still for long enough.
 const SETTLED: u8 = 1;
 /// Fewer paths than this are not worth a second thread.
@@ -48,10 +47,10 @@ pub(crate) struct Unchanged {
 
 /// What a successful run leaves behind.
 #[derive(Debug, PartialEq, Eq)]
-struct Memory {
+pub(crate) struct Memory {
     /// See [`invocation`].
     invocation: Digest,
-    found: Unchanged,
+    pub(crate) found: Unchanged,
     /// The store, as far as a glance can tell whether something was taken from it.
     store: Vec<u8>,
     /// Files and folders that the results depend on or are shown at.
@@ -93,8 +92,22 @@ pub(crate) fn invocation(file: &Path, options: &LoadOptions, registry: &Registry
     hasher.finish()
 }
 
-/// The run whose results still hold, if that can be seen at a glance.
-pub(crate) fn unchanged(workspace: &Workspace, invocation: &Digest) -> Option<Unchanged> {
+/// What can be seen at a glance.
+pub(crate) enum Glance {
+    /// The run whose results still hold.
+    Same(Unchanged),
+    /// Nothing has moved but the pipeline file, which says something else: what was remembered.
+    Edited(Memory),
+    /// Nothing.
+    Moved,
+}
+
+/// Looks whether what the pipeline `file` depends on has moved.
+pub(crate) fn glance(workspace: &Workspace, invocation: &Digest, file: &Path) -> Glance {
+    seen(workspace, invocation, file).unwrap_or(Glance::Moved)
+}
+
+fn seen(workspace: &Workspace, invocation: &Digest, file: &Path) -> Option<Glance> {
     let path = path(workspace, invocation);
     let mut memory = Memory::decode(&read_regular(&path).ok()?)?;
     if memory.invocation != *invocation || !still_holds(workspace, &memory.store) {
@@ -102,42 +115,57 @@ pub(crate) fn unchanged(workspace: &Workspace, invocation: &Digest) -> Option<Un
     }
     let moved = moved(workspace, &memory.tracked)?;
     if !moved.is_empty() {
+        let file = std::path::absolute(file).ok()?;
         let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), false);
+        let mut is_edited = false;
         let are_same = moved.iter().all(|&i| {
             let tracked = &mut memory.tracked[i];
             let path = workspace.resolve(&tracked.path);
             let is_same = stat_cache.digest(&path).ok() == Some(tracked.digest);
             tracked.stat = stat_cache.known(&path).map(|(stat, _)| stat);
-            is_same
+            let is_file = path == file;
+            is_edited |= is_file && !is_same;
+            is_same || is_file
         });
         // What is lost is read again next time.
         let _ = stat_cache.save();
         if !are_same {
             return None;
         }
+        if is_edited {
+            return Some(Glance::Edited(memory));
+        }
         let _ = write_whole(&path, &memory.encode(), Flush::Never);
     }
-    Some(memory.found)
+    Some(Glance::Same(memory.found))
 }
 
-/// Remembers a run in which every stage has its outputs. A failure to do so costs speed, nothing else.
+/// Remembers a run in which every stage has its outputs. A failure to do so costs speed, nothing else. Of a run that looked
+/// at some stages only, `before` is what was remembered of all.
 ///
 /// What counts as a source's content is what went into the keys: a file that was changed during the run is seen to have
 /// moved next time.
 pub(crate) fn remember(
     workspace: &Workspace,
     invocation: &Digest,
-    (file, content): (&Path, Digest),
+    file: &Path,
     graph: &Graph,
     summary: &RunSummary,
-    stat_cache: &StatCache,
+    before: Option<Memory>,
 ) {
+    if let Some(before) = &before
+        && !still_holds(workspace, &before.store)
+    {
+        return; // The results of the other stages may be gone.
+    }
+    let store = glances(workspace);
+    let stat_cache = StatCache::load(&workspace.state().join("stat.bin"), false);
     // By their bytes: to compare paths part by part takes long.
     let mut tracked: BTreeMap<&OsStr, Digest> = BTreeMap::new();
     let Ok(file) = std::path::absolute(file) else {
         return;
     };
-    tracked.insert(file.as_os_str(), content);
+    tracked.insert(file.as_os_str(), graph.file_digest);
     for instance in &graph.instances {
         let Some(ingredients) = summary.ingredients.get(&instance.name) else {
             return;
@@ -177,17 +205,25 @@ pub(crate) fn remember(
             digest,
         }
     });
+    let mut tracked: Vec<Tracked> = tracked.collect();
+    if let Some(before) = before {
+        let new: BTreeSet<&OsStr> = tracked.iter().map(|new| new.path.as_os_str()).collect();
+        let is_left = |old: &Tracked| !new.contains(old.path.as_os_str());
+        let rest: Vec<Tracked> = before.tracked.into_iter().filter(is_left).collect();
+        tracked.extend(rest);
+    }
     let memory = Memory {
         invocation: *invocation,
         found: Unchanged {
             run: summary.record.id.clone(),
             pipeline: graph.name.clone(),
-            stages: graph.instances.len(),
+            stages: summary.record.n_stages,
         },
-        store: glances(workspace),
-        tracked: tracked.collect(),
+        store,
+        tracked,
     };
     let _ = write_whole(&path(workspace, invocation), &memory.encode(), Flush::Never);
+    let _ = stat_cache.save();
 }
 
 /// Forgets all that was remembered: the next run looks at everything again.
@@ -206,7 +242,12 @@ pub fn forget(workspace: &Workspace) -> std::io::Result<()> {
     }
 }
 
-fn path(workspace: &Workspace, invocation: &Digest) -> PathBuf {
+/// Forgets what was remembered of one invocation.
+pub(crate) fn forget_one(workspace: &Workspace, invocation: &Digest) {
+    let _ = fs::remove_file(path(workspace, invocation));
+}
+
+pub(crate) fn path(workspace: &Workspace, invocation: &Digest) -> PathBuf {
     workspace.state().join("noop").join(invocation.short())
 }
 
@@ -339,21 +380,15 @@ fn folders(workspace: &Workspace) -> Vec<u8> {
 
 impl Memory {
     fn encode(&self) -> Vec<u8> {
-        fn part(bytes: &mut Vec<u8>, part: &[u8]) {
-            bytes.extend((part.len() as u32).to_le_bytes());
-            bytes.extend(part);
-        }
-        let mut bytes = Vec::with_capacity(256 + 128 * self.tracked.len());
-        bytes.extend(MAGIC);
-        bytes.extend([0; 32]);
-        bytes.extend(self.invocation.as_bytes());
-        bytes.extend((self.found.stages as u64).to_le_bytes());
-        part(&mut bytes, self.found.run.as_bytes());
-        part(&mut bytes, self.found.pipeline.as_bytes());
-        part(&mut bytes, &self.store);
-        bytes.extend((self.tracked.len() as u64).to_le_bytes());
+        let mut file = Writer::new(MAGIC, 256 + 128 * self.tracked.len());
+        file.digest(&self.invocation);
+        file.u64(self.found.stages as u64);
+        file.part(self.found.run.as_bytes());
+        file.part(self.found.pipeline.as_bytes());
+        file.part(&self.store);
+        file.u64(self.tracked.len() as u64);
         for Tracked { path, stat, digest } in &self.tracked {
-            bytes.push(if stat.is_some() { SETTLED } else { 0 });
+            file.u8(if stat.is_some() { SETTLED } else { 0 });
             let stat = stat.unwrap_or(FileStat {
                 dev: 0,
                 ino: 0,
@@ -362,48 +397,38 @@ impl Memory {
                 ctime_ns: 0,
             });
             for number in [stat.dev, stat.ino, stat.size] {
-                bytes.extend(number.to_le_bytes());
+                file.u64(number);
             }
             for time in [stat.mtime_ns, stat.ctime_ns] {
-                bytes.extend(time.to_le_bytes());
+                file.u64(time as u64);
             }
-            bytes.extend(digest.as_bytes());
-            part(&mut bytes, path.as_os_str().as_bytes());
+            file.digest(digest);
+            file.part(path.as_os_str().as_bytes());
         }
-        let digest = Digest::of(&bytes[HEADER..]);
-        bytes[MAGIC.len()..HEADER].copy_from_slice(digest.as_bytes());
-        bytes
+        file.finish()
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        if bytes.get(..MAGIC.len())? != MAGIC {
-            return None;
-        }
-        let rest = bytes.get(HEADER..)?;
-        if Digest::of(rest).as_bytes() != &bytes[MAGIC.len()..HEADER] {
-            return None;
-        }
-        let mut reader = Reader { rest };
-        let invocation = reader.digest()?;
-        let stages = reader.u64()? as usize;
-        let run = String::from_utf8(reader.part()?.to_vec()).ok()?;
-        let pipeline = String::from_utf8(reader.part()?.to_vec()).ok()?;
-        let store = reader.part()?.to_vec();
-        let n = reader.u64()?;
+        let mut file = Reader::open(bytes, MAGIC)?;
+        let invocation = file.digest()?;
+        let stages = file.u64()? as usize;
+        let (run, pipeline) = (file.text()?, file.text()?);
+        let store = file.part()?.to_vec();
+        let n = file.u64()?;
         let mut tracked = Vec::new();
         for _ in 0..n {
-            let is_settled = reader.take(1)? == [SETTLED];
+            let is_settled = file.u8()? == SETTLED;
             let stat = FileStat {
-                dev: reader.u64()?,
-                ino: reader.u64()?,
-                size: reader.u64()?,
-                mtime_ns: reader.u64()? as i64,
-                ctime_ns: reader.u64()? as i64,
+                dev: file.u64()?,
+                ino: file.u64()?,
+                size: file.u64()?,
+                mtime_ns: file.u64()? as i64,
+                ctime_ns: file.u64()? as i64,
             };
             tracked.push(Tracked {
-                digest: reader.digest()?,
+                digest: file.digest()?,
                 stat: is_settled.then_some(stat),
-                path: PathBuf::from(OsStr::from_bytes(reader.part()?)),
+                path: PathBuf::from(OsStr::from_bytes(file.part()?)),
             });
         }
         let found = Unchanged {
@@ -411,38 +436,12 @@ impl Memory {
             pipeline,
             stages,
         };
-        reader.rest.is_empty().then_some(Self {
+        file.is_empty().then_some(Self {
             invocation,
             found,
             store,
             tracked,
         })
-    }
-}
-
-/// Takes things off the front of bytes.
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(n)?;
-        self.rest = rest;
-        Some(taken)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
-    }
-
-    fn digest(&mut self) -> Option<Digest> {
-        Some(Digest::from_bytes(self.take(32)?.try_into().ok()?))
-    }
-
-    fn part(&mut self) -> Option<&'a [u8]> {
-        let length = u32::from_le_bytes(self.take(4)?.try_into().ok()?);
-        self.take(length as usize)
     }
 }
 
@@ -507,9 +506,19 @@ mod tests {
         let memory = memory(&workspace, &["a", "b", "folder"]);
         let path = path(&workspace, &memory.invocation);
         write_whole(&path, &memory.encode(), Flush::Never).unwrap();
-        let look = || unchanged(&workspace, &memory.invocation);
+        let glance = |invocation: &Digest, file: &str| {
+            super::glance(&workspace, invocation, &folder.path().join(file))
+        };
+        let look = || match glance(&memory.invocation, "p.toml") {
+            Glance::Same(found) => Some(found),
+            Glance::Edited(_) => panic!("it is not tracked"),
+            Glance::Moved => None,
+        };
         assert_eq!(look(), Some(memory.found.clone()));
-        assert_eq!(unchanged(&workspace, &Digest::of(b"another")), None);
+        assert!(matches!(
+            glance(&Digest::of(b"another"), "p.toml"),
+            Glance::Moved
+        ));
 
         let file = File::options().write(true).open(folder.path().join("a"));
         file.unwrap()
@@ -523,6 +532,10 @@ mod tests {
         let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_nanos(time as u64);
         file.unwrap().set_modified(time).unwrap();
         assert_eq!(look(), None, "edited");
+        assert!(matches!(glance(&memory.invocation, "b"), Glance::Edited(_)));
+        fs::write(folder.path().join("folder/c"), "C").unwrap();
+        assert!(matches!(glance(&memory.invocation, "b"), Glance::Moved));
+        fs::write(folder.path().join("folder/c"), "folder/c").unwrap();
         fs::write(folder.path().join("b"), "b").unwrap();
         assert_eq!(look(), Some(memory.found.clone()), "put back");
         fs::write(folder.path().join("folder/c"), "C").unwrap();

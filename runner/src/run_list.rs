@@ -5,7 +5,7 @@
 //! taken from: an entry whose record has another is read anew, and so is everything when the file is gone or damaged.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::Path,
@@ -86,7 +86,7 @@ pub struct RunEntry {
     pub host: String,
     /// The program's version.
     pub natron: String,
-    /// The run whose results it found unchanged.
+    /// The run whose results it found unchanged, but for those of stages that were edited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub same_as: Option<String>,
     /// How many stages it was about.
@@ -181,7 +181,16 @@ impl From<Light> for RunEntry {
             }
         }
         if run.same_as.is_some() {
-            outcomes.hit = n_stages;
+            let Outcomes {
+                ran,
+                unchanged,
+                failed,
+                skipped,
+                interrupted,
+                ..
+            } = outcomes;
+            let others = ran + unchanged + failed + skipped + interrupted;
+            outcomes.hit = n_stages.saturating_sub(others);
         }
         Self {
             id: run.id,
@@ -317,24 +326,25 @@ impl RunList {
         Ok(list)
     }
 
-    /// Gives runs that found nothing to do the parameters and keys of the run whose results they found.
+    /// Gives runs that go on from another the keys of its stages, and those that found nothing to do its parameters.
     fn fill_in(&mut self) {
-        let full: BTreeMap<String, (Value, Option<BTreeMap<String, Digest>>)> = self
-            .runs
-            .iter()
-            .filter_map(|run| run.same_as.clone())
-            .collect::<std::collections::BTreeSet<String>>()
-            .into_iter()
-            .filter_map(|id| {
-                let run = self.runs.iter().find(|run| run.id == id)?;
-                Some((id, (run.params.clone(), run.keys.clone())))
-            })
-            .collect();
-        for run in &mut self.runs {
+        let mut full: BTreeMap<String, (Value, Option<BTreeMap<String, Digest>>)> = BTreeMap::new();
+        let named: BTreeSet<String> = self.runs.iter().filter_map(|r| r.same_as.clone()).collect();
+        // The oldest first: what a run names is older.
+        for run in self.runs.iter_mut().rev() {
             let same = run.same_as.as_ref().and_then(|id| full.get(id));
             if let Some((params, keys)) = same {
-                run.params.clone_from(params);
-                run.keys.clone_from(keys);
+                if run.params.is_null() {
+                    run.params.clone_from(params);
+                }
+                let own = run.keys.take().unwrap_or_default();
+                run.keys = keys.clone().map(|mut keys| {
+                    keys.extend(own);
+                    keys
+                });
+            }
+            if named.contains(&run.id) {
+                full.insert(run.id.clone(), (run.params.clone(), run.keys.clone()));
             }
         }
     }
@@ -426,7 +436,7 @@ impl RunList {
         if !all || !name.contains('.') {
             return None;
         }
-        let id = run.same_as.as_ref().unwrap_or(&run.id);
+        let id = &run.id;
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if !keys.contains_key(id) {
             let record = RunRecord::read(&self.workspace, id).ok()?;

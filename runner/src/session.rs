@@ -8,17 +8,20 @@ use std::{
     time::Instant,
 };
 
-use natron_artifacts::{Cancel, Level, Registry};
+use natron_artifacts::{Cancel, Digest, Level, Registry};
 use natron_cache::{StatCache, Store};
 use thiserror::Error;
 
 use crate::{
     Diagnostic, Event, Graph, LoadOptions, LockDifference, LockEntry, LockError, LockFile, Outcome,
     RunError, RunOptions, RunSummary, Watcher, Workspace,
-    execute::{run_within, select},
+    execute::{AtHand, run_within, select},
     expand,
-    history::{RunFolder, RunRecord, StageRecord},
-    lock, lock_path, noop, verify_locked,
+    history::{LastResult, RunFolder, RunRecord, StageRecord, has_record},
+    load_text, lock, lock_path,
+    noop::{self, Glance},
+    outline::{Edited, Outline},
+    verify_locked,
     views::{self, Written},
 };
 
@@ -67,7 +70,7 @@ pub enum SessionError {
 /// What an invocation gave.
 #[derive(Debug, Clone)]
 pub struct SessionSummary {
-    /// The run.
+    /// The run. Its record may leave out stages that were seen to have their results, see [`RunRecord::fill_in`].
     pub run: RunSummary,
     /// How it differs from the lock file, where that was asked for.
     pub differences: Vec<LockDifference>,
@@ -75,7 +78,7 @@ pub struct SessionSummary {
     pub at_a_glance: bool,
     /// What is odd about the pipeline but not wrong.
     pub warnings: Vec<Diagnostic>,
-    /// The pipeline, if the run came to its end and had to read it.
+    /// The pipeline, if the run came to its end and had to read it; of an edited one the stages that had to be looked at.
     pub graph: Option<Box<Graph>>,
 }
 
@@ -117,8 +120,8 @@ pub fn run_file(
         && options.until.is_empty()
         && options.from.is_empty()
         && !options.paranoid;
-    if is_plain && let Some(unchanged) = noop::unchanged(workspace, &invocation) {
-        return at_a_glance(asked, unchanged, started, watcher);
+    if is_plain && let Some(summary) = not_all(asked, &invocation, started, watcher, cancel) {
+        return summary;
     }
     let mut phases = Phases {
         asked,
@@ -189,11 +192,10 @@ pub fn run_file(
         }
         let is_whole = summary.record.stages.iter().all(|s| s.outcome.is_done());
         if is_whole && options.until.is_empty() && options.from.is_empty() {
-            let path = workspace.state().join("stat.bin");
-            let stat_cache = StatCache::load(&path, false);
-            let file = (file, graph.file_digest);
-            noop::remember(workspace, &invocation, file, &graph, &summary, &stat_cache);
-            let _ = stat_cache.save();
+            noop::remember(workspace, &invocation, file, &graph, &summary, None);
+            if let Some(outline) = Outline::of(&graph, file, &summary.record.id) {
+                outline.write(workspace, &invocation);
+            }
         }
     }
     Ok(SessionSummary {
@@ -203,6 +205,24 @@ pub fn run_file(
         warnings: std::mem::take(&mut graph.warnings),
         graph: Some(Box::new(graph)),
     })
+}
+
+/// What the run gives, if not all stages have to be looked at.
+fn not_all(
+    asked: &Invocation<'_>,
+    invocation: &Digest,
+    started: Instant,
+    watcher: &Arc<dyn Watcher>,
+    cancel: &Cancel,
+) -> Option<Result<SessionSummary, SessionError>> {
+    match noop::glance(asked.workspace, invocation, asked.file) {
+        Glance::Same(unchanged) => Some(at_a_glance(asked, unchanged, started, watcher)),
+        Glance::Edited(memory) => {
+            let edited = EditedRun::prepare(asked, invocation, memory)?;
+            Some(edited.run(asked, invocation, started, watcher, cancel))
+        }
+        Glance::Moved => None,
+    }
 }
 
 /// Watches the last part of a run: what earlier parts executed has been reported.
@@ -280,7 +300,7 @@ impl Phases<'_> {
             };
             let folder = self.folder()?;
             let (watcher, cancel) = (self.watcher, self.cancel);
-            let summary = run_within(&graph, workspace, &listing, &folder, watcher, cancel)?;
+            let summary = run_within(&graph, workspace, &listing, None, &folder, watcher, cancel)?;
             if !summary.succeeded() || summary.interrupted {
                 folder.finish(&summary.record).map_err(RunError::State)?;
                 return Ok(ControlFlow::Break(Box::new(SessionSummary {
@@ -334,7 +354,15 @@ impl Phases<'_> {
                 ran: self.ran.keys().cloned().collect(),
             })
         };
-        let mut summary = run_within(graph, workspace, &last, &folder, &watcher, self.cancel)?;
+        let mut summary = run_within(
+            graph,
+            workspace,
+            &last,
+            None,
+            &folder,
+            &watcher,
+            self.cancel,
+        )?;
         // What ran to list an axis has run, although it hits by now.
         for stage in &mut summary.record.stages {
             if stage.outcome == Outcome::Hit
@@ -400,6 +428,7 @@ fn at_a_glance(
     };
     watcher.event(&Event::Planned {
         stages: unchanged.stages,
+        at_hand: unchanged.stages,
     });
     let record = RunRecord {
         pipeline: unchanged.pipeline,
@@ -423,6 +452,132 @@ fn at_a_glance(
         warnings: Vec::new(),
         graph: None,
     })
+}
+
+/// A run of a pipeline of which some stages were edited and nothing else has moved: only of those, and of what has to do with
+/// them, something has to be found out.
+struct EditedRun {
+    edited: Edited,
+    /// The edited stages, what lies below them, and what those read.
+    graph: Graph,
+    /// What was remembered of all stages.
+    memory: noop::Memory,
+    outline: Outline,
+    last: BTreeMap<String, LastResult>,
+    /// The stages that the run before recorded.
+    carried: Vec<StageRecord>,
+}
+
+impl EditedRun {
+    /// Nothing if all stages have to be looked at.
+    fn prepare(asked: &Invocation<'_>, invocation: &Digest, memory: noop::Memory) -> Option<Self> {
+        let Invocation {
+            file,
+            registry,
+            load,
+            options,
+            workspace,
+            ..
+        } = *asked;
+        let outline = Outline::read(workspace, invocation)?;
+        if options.unrecorded || outline.run != memory.found.run {
+            return None;
+        }
+        let (last, loaded) = rayon::join(
+            || {
+                // The record of this run goes on from that one.
+                has_record(workspace, &outline.whole)
+                    .then(|| LastResult::of(workspace, &outline.pipeline))
+            },
+            || {
+                let edited = outline.edited(std::fs::read_to_string(file).ok()?)?;
+                let name = file.display().to_string();
+                let graph = load_text(&name, &edited.reduced, load, registry).ok()?;
+                Some((edited.accept(graph, file, load)?, edited))
+            },
+        );
+        let (last, (graph, edited)) = (last?, loaded?);
+        let mut carried = Vec::new();
+        if outline.whole != outline.run {
+            carried = RunRecord::read_own(workspace, &outline.run).ok()?.stages;
+        }
+        let is_worth_it = outline.is_worth(carried.len() + edited.others().len());
+        is_worth_it.then_some(Self {
+            edited,
+            graph,
+            memory,
+            outline,
+            last,
+            carried,
+        })
+    }
+
+    fn run(
+        self,
+        asked: &Invocation<'_>,
+        invocation: &Digest,
+        started: Instant,
+        watcher: &Arc<dyn Watcher>,
+        cancel: &Cancel,
+    ) -> Result<SessionSummary, SessionError> {
+        let (workspace, graph) = (asked.workspace, self.graph);
+        let options = RunOptions {
+            file: asked.file.display().to_string(),
+            ..asked.options.clone()
+        };
+        let at_hand = AtHand {
+            stages: self.outline.len() - self.edited.len(),
+            last: self.last,
+        };
+        let folder = Arc::new(RunFolder::create(workspace).map_err(RunError::State)?);
+        let mut summary = run_within(
+            &graph,
+            workspace,
+            &options,
+            Some(at_hand),
+            &folder,
+            watcher,
+            cancel,
+        )?;
+        let record = &mut summary.record;
+        record.same_as = Some(self.outline.whole.clone());
+        let others = self.edited.others();
+        let is_other =
+            |stage: &StageRecord| stage.outcome != Outcome::Hit || others.contains(&stage.name);
+        // What had to be made again may be other than what stages read that were not looked at.
+        let has_made_again = record
+            .stages
+            .iter()
+            .any(|stage| stage.outcome != Outcome::Hit && !others.contains(&stage.name));
+        record.stages.retain(is_other);
+        for stage in self.carried {
+            if record.stage(&stage.name).is_none() {
+                record.stages.push(StageRecord {
+                    outcome: Outcome::Hit,
+                    ..stage
+                });
+            }
+        }
+        record.seconds = started.elapsed().as_secs_f64();
+        folder.finish(record).map_err(RunError::State)?;
+        if has_made_again {
+            noop::forget_one(workspace, invocation);
+        } else if record.stages.iter().all(|stage| stage.outcome.is_done()) {
+            let (file, memory) = (asked.file, Some(self.memory));
+            noop::remember(workspace, invocation, file, &graph, &summary, memory);
+            let outline = self.outline.after(&self.edited, &graph, &summary.record.id);
+            if let Some(outline) = outline {
+                outline.write(workspace, invocation);
+            }
+        }
+        Ok(SessionSummary {
+            run: summary,
+            differences: Vec::new(),
+            at_a_glance: false,
+            warnings: Vec::new(),
+            graph: Some(Box::new(graph)),
+        })
+    }
 }
 
 /// Writes what the run itself found: files that were changed meanwhile do not matter.

@@ -255,6 +255,7 @@ pub fn verify(
     let (planned, mut left) = plan(graph, &selected, options, &setups, &recorded, &confirmed);
     watcher.event(&Event::Planned {
         stages: planned.len(),
+        at_hand: 0,
     });
     let means = Means::find();
     let bench = Bench {

@@ -265,7 +265,10 @@ impl Display {
 impl Watcher for Display {
     fn event(&self, event: &Event<'_>) {
         match event {
-            Event::Planned { stages } => self.lock().stages = *stages,
+            Event::Planned { stages, at_hand } => {
+                let mut state = self.lock();
+                (state.stages, state.finished) = (*stages, *at_hand);
+            }
             Event::Started { stage, kind } => self.start(stage, kind),
             Event::Progress { stage, progress } => self.advance(stage, progress),
             Event::Finished {
@@ -439,7 +442,10 @@ mod tests {
             written.lock().unwrap().push(line.to_owned());
         });
 
-        display.event(&Event::Planned { stages: 2 });
+        display.event(&Event::Planned {
+            stages: 2,
+            at_hand: 0,
+        });
         display.event(&Event::Finished {
             stage: "bars",
             outcome: Outcome::Hit,

@@ -98,9 +98,9 @@ pub(crate) fn run(program: &Program, arguments: &Arguments) -> Result<(), Failur
     let mut result = run_file(&asked, &watcher, &program.stop.cancel);
     if program.output.is_json()
         && let Ok(summary) = &result
-        && summary.at_a_glance
+        && summary.run.record.same_as.is_some()
     {
-        // The stages are listed from the record of an earlier run; without it everything has to be looked at.
+        // Stages are listed from the record of an earlier run; without it everything has to be looked at.
         let mut record = summary.run.record.clone();
         record.fill_in(&workspace);
         if record.stages.len() < record.n_stages {
@@ -239,7 +239,14 @@ fn closing_line(program: &Program, summary: &SessionSummary) -> String {
             style.green(&record.pipeline)
         );
     }
-    let n = record.stages.len();
+    // A record that goes on from another leaves out hits.
+    let (n, n_left_out) = match record.same_as {
+        Some(_) => (
+            record.n_stages,
+            record.n_stages.saturating_sub(record.stages.len()),
+        ),
+        None => (record.stages.len(), 0),
+    };
     if n == 0 {
         return style.dim("nothing ran");
     }
@@ -250,7 +257,7 @@ fn closing_line(program: &Program, summary: &SessionSummary) -> String {
             .filter(|s| outcomes.contains(&s.outcome))
             .count()
     };
-    let hits = of(&[Outcome::Hit]);
+    let hits = n_left_out + of(&[Outcome::Hit]);
     if hits == n {
         let stages = units::plural(n, "stage");
         return format!(

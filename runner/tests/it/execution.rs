@@ -287,7 +287,7 @@ fn a_source_that_changes_during_the_run_is_read_again_next_time() {
 }
 
 /// Damages every object of the store; they are small and lie in the records.
-fn damage_objects(cache: &Path) {
+pub(crate) fn damage_objects(cache: &Path) {
     let store = Store::open(cache, Durability::None).unwrap();
     let mut contents = Vec::new();
     for (key, _) in store.keys() {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod corpus;
+mod edited;
 mod executing_toys;
 mod execution;
 mod fuzz;

@@ -149,10 +149,10 @@ __device__ inline double rank(X x) {
     return 0.5 * (1.0 + (double)below + (double)at_most);
 }
 
-// The bin of a value; the last bin holds its upper edge too.
+// The bin of a value; the first one holds what is below, the last one its upper edge and what is above.
 __device__ inline int bin_of(double x, double lowest, double width, int n_bins) {
     const double bin = (x - lowest) / width;
-    return bin < (double)(n_bins - 1) ? (int)bin : n_bins - 1;
+    return bin < (double)(n_bins - 1) ? (bin > 0.0 ? (int)bin : 0) : n_bins - 1;
 }
 
 template <u64 N, u64 BINS, class X>
@@ -281,82 +281,58 @@ __device__ inline double hurst(Y y) {
     return out;
 }
 
-// Outputs: the volume of each bin, the lower edge of the first, the width of all.
-template <u64 N, u64 BINS, class L, class H, class C, class V, class... Outputs>
-__device__ inline void volume_by_price(L low, H high, C close, V volume, Outputs&&... outputs) {
+// Point of control, upper and lower end of the value area, share of the volume at the point of control, entropy. Volumes are
+// whole numbers of a unit that the largest decides, as in `profile.rs`.
+template <u64 N, u64 BINS, u64 SHARE, class L, class H, class C, class V>
+__device__ inline void profile(L low, H high, C close, V volume, double& poc, double& vah, double& val, double& poc_share,
+                               double& entropy) {
     const int n = (int)N, n_bins = (int)BINS;
-    double out[n_bins + 2];
-    double lowest = low[0], highest = high[0];
+    poc = vah = val = poc_share = entropy = nan_value();
+    double lowest = low[0], highest = high[0], largest = 0.0;
     bool is_missing = false;
     for (int k = 0; k < n; k++) {
+        const double size = fabs(volume[-k]);
         lowest = smaller(lowest, low[-k]);
         highest = larger(highest, high[-k]);
-        is_missing |= is_nan(low[-k]) || is_nan(high[-k]) || is_nan(close[-k]) || is_nan(volume[-k]);
+        largest = larger(largest, size);
+        is_missing |= is_nan(low[-k]) || is_nan(high[-k]) || is_nan(close[-k]) || is_nan(size - size);
     }
     const double width = (highest - lowest) / (double)n_bins;
-    const bool is_defined = width > 0.0 && !is_missing;
-    for (int bin = 0; bin < n_bins; bin++) out[bin] = is_defined ? 0.0 : nan_value();
-    if (is_defined)
-        for (int k = n - 1; k >= 0; k--) out[bin_of(close[-k], lowest, width, n_bins)] += volume[-k];
-    out[n_bins] = lowest;
-    out[n_bins + 1] = width;
-    write_all<0, n_bins + 2>(out, outputs...);
-}
-
-// Arguments: the outputs of `volume_by_price`; point of control, upper and lower end of the value area, share of the volume
-// at the point of control.
-template <u64 SHARE, class... Arguments>
-__device__ inline void value_area(Arguments&&... arguments) {
-    const int n_bins = (int)sizeof...(Arguments) - 6;
-    double bins[n_bins + 2];
-    read_all<0, n_bins + 2>(bins, 0, arguments...);
-    const double lowest = bins[n_bins], width = bins[n_bins + 1];
-    double total = 0.0, most = bins[0];
-    int fullest = 0;
+    if (is_missing || !(width > 0.0)) return;
+    u64 bits = 61;
+    for (int k = n; k > 1; k /= 2) bits--;
+    if (bits > 50) bits = 50;
+    u64 exponent = elementary::to_bits(largest) >> 52;
+    if (exponent < bits) exponent = bits;
+    const double units = number((2046 + bits - exponent) << 52);
+    const double round = 6755399441055744.0;
+    i64 bins[n_bins], total = 0;
+    for (int bin = 0; bin < n_bins; bin++) bins[bin] = 0;
+    for (int k = 0; k < n; k++) {
+        const i64 quantity = (i64)(elementary::to_bits(volume[-k] * units + round) - elementary::to_bits(round));
+        bins[bin_of(close[-k], lowest, width, n_bins)] += quantity;
+        total += quantity;
+    }
+    if (total <= 0) return;
+    int peak = 0;
+    for (int bin = 1; bin < n_bins; bin++)
+        if (bins[bin] > bins[peak]) peak = bin;
+    i64 enough = (i64)ceil(number(SHARE) * (double)total), held = bins[peak];
+    if (enough > total) enough = total;
+    int first = peak, last = peak;
+    while (held < enough && (first > 0 || last + 1 < n_bins)) {
+        const bool is_up = first == 0 || (last + 1 < n_bins && bins[last + 1] >= bins[first - 1]);
+        held += is_up ? bins[++last] : bins[--first];
+    }
+    poc = lowest + ((double)peak + 0.5) * width;
+    vah = lowest + ((double)last + 0.5) * width;
+    val = lowest + ((double)first + 0.5) * width;
+    poc_share = (double)bins[peak] / (double)total;
+    entropy = 0.0;
     for (int bin = 0; bin < n_bins; bin++) {
-        total += bins[bin];
-        if (bins[bin] > most) {
-            most = bins[bin];
-            fullest = bin;
-        }
+        const double share = (double)bins[bin] / (double)total;
+        if (share > 0.0) entropy -= share * elementary::ln(share);
     }
-    double out[4] = {nan_value(), nan_value(), nan_value(), nan_value()};
-    if (width > 0.0 && total > 0.0) {
-        const double enough = number(SHARE) * total;
-        int low = fullest, high = fullest;
-        double held = bins[fullest];
-        while (held < enough && (low > 0 || high + 1 < n_bins)) {
-            const double above = high + 1 < n_bins ? bins[high + 1] : number(0xfff0000000000000ull);
-            const double below = low > 0 ? bins[low - 1] : number(0xfff0000000000000ull);
-            if (above >= below) {
-                high++;
-                held += above;
-            } else {
-                low--;
-                held += below;
-            }
-        }
-        out[0] = lowest + ((double)fullest + 0.5) * width;
-        out[1] = lowest + ((double)high + 0.5) * width;
-        out[2] = lowest + ((double)low + 0.5) * width;
-        out[3] = most / total;
-    }
-    write_all<n_bins + 2, 4>(out, arguments...);
-}
-
-template <class... Arguments>
-__device__ inline double entropy_of_bins(Arguments&&... arguments) {
-    const int n_bins = (int)sizeof...(Arguments);
-    double bins[n_bins];
-    read_all<0, n_bins>(bins, 0, arguments...);
-    double total = 0.0, entropy = 0.0;
-    for (int bin = 0; bin < n_bins; bin++) total += bins[bin];
-    for (int bin = 0; bin < n_bins; bin++) {
-        const double share = bins[bin] / total;
-        const double term = share * elementary::ln(share);
-        entropy -= share == 0.0 ? 0.0 : term;
-    }
-    return entropy;
 }
 
 __device__ inline double normal(double x) { return 0.5 * (1.0 + erf(x * 0.707106781186547524400844362104849039)); }

@@ -157,10 +157,7 @@ const TWINS: &[Twin] = &[
     ("rank", &[], Heavy),
     ("entropy", &[], Heavy),
     ("hurst", &[], Heavy),
-    // Its many outputs are cheaper to make again than to keep.
-    ("volume by price", &[], Light),
-    ("value area", &[], Light),
-    ("entropy of bins", &[], Light),
+    ("profile", &[], Heavy),
     ("greeks", &[], Heavy),
 ];
 

@@ -39,29 +39,49 @@ impl Window for Weighted {
 }
 
 dispatched! {
+    /// Each sum is that of the sums of eight rows, lest one row by itself waits for a hundred products in turn.
     fn weighted_sums(x: &[f64], weights: &[f64], out: &mut [f64]) {
         let n_rows = out.len();
         out.fill(0.0);
         let mut start = weights.len();
         let (steps, rest) = weights.as_chunks::<STEP>();
+        if let [out] = out {
+            for weights in steps {
+                start -= STEP;
+                *out += weighted_sum(weights, &x[start..start + STEP]);
+            }
+            *out += weighted_sum(rest, &x[..start]);
+            return;
+        }
         for weights in steps {
             start -= STEP;
             let x: [&[f64]; STEP] = std::array::from_fn(|k| &x[start + STEP - 1 - k..][..n_rows]);
             for t in 0..n_rows {
-                let mut sum = out[t];
+                let mut sum = 0.0;
                 for k in 0..STEP {
                     sum = weights[k].mul_add(x[k][t], sum);
                 }
-                out[t] = sum;
+                out[t] += sum;
             }
         }
-        for weight in rest {
-            start -= 1;
-            for (out, x) in out.iter_mut().zip(&x[start..]) {
-                *out = weight.mul_add(*x, *out);
-            }
+        for (t, out) in out.iter_mut().enumerate() {
+            *out += weighted_sum(rest, &x[t..t + start]);
         }
     }
+}
+
+/// `sum weights[k] * x[k]` with the last `x` first.
+#[expect(
+    clippy::inline_always,
+    reason = "it must be compiled inside its dispatched callers"
+)]
+#[inline(always)]
+fn weighted_sum(weights: &[f64], x: &[f64]) -> f64 {
+    let mut sum = 0.0;
+    for (weight, x) in weights.iter().zip(x.iter().rev()) {
+        sum = weight.mul_add(*x, sum);
+    }
+    sum
 }
 
 /// Weights of the difference of order `d`: 1, and then the one before times `-(d - k + 1) / k`.

@@ -2,6 +2,9 @@
 
 use crate::dispatch::dispatched;
 
+/// Numbers that one row compares side by side.
+const LANES: usize = 16;
+
 /// The bin of `x`; the last bin holds its upper edge too, and what is no number.
 pub(super) fn bin_of(x: f64, lowest: f64, width: f64, n_bins: usize) -> usize {
     let bin = (x - lowest) / width;
@@ -31,6 +34,17 @@ dispatched! {
 )]
 #[inline(always)]
 fn trailing(x: &[f64], n: usize, out: &mut [f64], spare: &mut [f64], f: impl Fn(f64, f64) -> f64) {
+    if let [out] = out {
+        let (whole, rest) = x[..n].as_chunks::<LANES>();
+        let mut best = [x[0]; LANES];
+        for x in whole {
+            for lane in 0..LANES {
+                best[lane] = f(best[lane], x[lane]);
+            }
+        }
+        *out = best.iter().chain(rest).copied().fold(x[0], f);
+        return;
+    }
     let (mut from, spare) = spare.split_at_mut(x.len());
     let mut to = &mut spare[..x.len()];
     from.copy_from_slice(x);

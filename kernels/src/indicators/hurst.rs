@@ -1,21 +1,25 @@
 //! The Hurst exponent of a trailing window.
+//!
+//! Squared differences are taken as whole numbers of a unit that the window's range decides. Sums of whole numbers are the
+//! same in any order, so a difference that comes is added and one that goes is taken off, and still a sum depends on its
+//! window alone.
 
 use super::{
     catalog::{Indicator, Output, Parameter, Range, Unit},
     elementary::ln_rough,
+    histogram::{trailing_max, trailing_min},
     kernel::{Id, Scratch, Window},
     pointwise,
+    rank::blank_torn_windows,
 };
 use crate::{dispatch::dispatched, math};
 
 /// A variance that is less than this share of the mean square has lost digits, and is computed again from deviations.
 const LOST: f64 = 0.01;
-/// Rows that are computed at a time: their sums lie in the first-level cache.
-const ROWS: usize = 512;
-/// Numbers of a cache line.
-const LINE: usize = 8;
-/// Sums of 1, 4, 16, ... neighbours: as many as the longest window needs.
-const LEVELS: usize = 7;
+/// Rows that are computed at a time: the sums of twenty lags lie in the first-level cache.
+const ROWS: usize = 256;
+/// 1.5 * 2^52: the whole number nearest to what is added to it lies in the low bits.
+const ROUND: f64 = 6_755_399_441_055_744.0;
 
 /// Slope of the logarithm of the standard deviation of lagged differences on the logarithm of the lag.
 #[derive(Debug, Clone)]
@@ -82,44 +86,53 @@ impl Window for Hurst {
 impl Hurst {
     fn slopes(&self, y: &[f64], out: &mut [f64], scratch: &mut Scratch) {
         let n_rows = out.len();
+        let spare = scratch.take((5 + self.lags.len()) * n_rows + 3 * y.len());
+        let (scales, spare) = spare.split_at_mut(n_rows);
+        let (units, spare) = spare.split_at_mut(n_rows);
+        let (ends, spare) = spare.split_at_mut(n_rows);
+        let (mut slopes, spare) = spare.split_at_mut(n_rows);
+        let (mut longer, spare) = spare.split_at_mut(n_rows);
+        let (sums, spare) = spare.split_at_mut(self.lags.len() * n_rows);
+        let (numbers, spare) = spare.split_at_mut(y.len());
+        let is_torn = copy_of_numbers(y, numbers);
+        trailing_max(numbers, self.n, scales, spare);
+        trailing_min(numbers, self.n, units, spare);
+        let bits = (60 - self.n.ilog2()).min(50) / 2;
+        scales_and_units(bits, scales, units);
         if let [out] = out {
-            *out = slope_of_row(
-                y,
-                &self.lags,
-                scratch.take(2 * self.lags.len() + y.len() * LINE),
-            );
+            let slope = slope_of_row(numbers, &self.lags, (scales[0], units[0]), spare);
+            *out = if is_torn { f64::NAN } else { slope };
             return;
         }
-        let n_levels = LEVELS.min(self.n.ilog2() as usize / 2 + 1);
-        let (row, width) = (
-            n_rows.next_multiple_of(LINE),
-            y.len().next_multiple_of(LINE),
-        );
-        let spare = scratch.take(4 * row + n_levels * width + LINE);
-        // Loads and stores that cross cache lines take twice as long.
-        let start = spare.as_ptr().align_offset(64).min(LINE);
-        let (ends, spare) = spare[start..].split_at_mut(row);
-        let (squares, spare) = spare.split_at_mut(row);
-        let (mut slopes, spare) = spare.split_at_mut(row);
-        let (mut longer, levels) = spare.split_at_mut(row);
-        let (ends, squares) = (&mut ends[..n_rows], &mut squares[..n_rows]);
-        (slopes, longer) = (&mut slopes[..n_rows], &mut longer[..n_rows]);
+
+        let sums = words(sums);
+        let mut start = 0;
+        for run in scales.chunk_by(|a, b| a.to_bits() == b.to_bits()) {
+            let bars = &numbers[start..start + run.len() + self.n - 1];
+            for (lag, sums) in self.lags.iter().zip(sums.chunks_exact_mut(n_rows)) {
+                let sums = &mut sums[start..start + run.len()];
+                sums_of_squares(bars, lag.rows, self.n - lag.rows, run[0], sums);
+            }
+            start += run.len();
+        }
+
         ends.fill(0.0);
         slopes.fill(0.0);
         // The sum of the differences of a lag is that of the newest so many rows less that of the oldest.
         let mut n_added = 0;
-        for lag in &self.lags {
+        for (lag, sums) in self.lags.iter().zip(sums.chunks_exact(n_rows)) {
             let n = self.n - lag.rows;
-            sums_of_squares(y, lag.rows, n, levels, squares);
             for i in n_added..lag.rows - 1 {
-                add_difference(&y[self.n - 1 - i..], &y[i..], ends);
+                add_difference(&numbers[self.n - 1 - i..], &numbers[i..], ends);
             }
             n_added = lag.rows;
-            let last = [&y[self.n - lag.rows..], &y[lag.rows - 1..]];
+            let last = [&numbers[n..], &numbers[lag.rows - 1..]];
+            let squares = (sums, &*units);
             if add_logarithms(squares, last, ends, n, lag.weight, slopes, longer) {
                 for t in 0..n_rows {
-                    if is_lost(squares[t], ends[t], 1.0 / n as f64) {
-                        let variance = variance_of_deviations(&y[t..t + self.n], lag.rows);
+                    let square = sums[t] as f64 * units[t];
+                    if is_lost(square, ends[t], 1.0 / n as f64) {
+                        let variance = variance_of_deviations(&numbers[t..t + self.n], lag.rows);
                         longer[t] = lag.weight.mul_add(ln_rough(variance), slopes[t]);
                     }
                 }
@@ -127,7 +140,30 @@ impl Hurst {
             std::mem::swap(&mut slopes, &mut longer);
         }
         out.copy_from_slice(slopes);
+        if is_torn {
+            for (number, y) in numbers.iter_mut().zip(y) {
+                *number = if y.is_finite() { 0.0 } else { f64::NAN };
+            }
+            blank_torn_windows(numbers, self.n, out);
+        }
     }
+}
+
+/// The memory of numbers for words.
+fn words(numbers: &mut [f64]) -> &mut [i64] {
+    // SAFETY: both have the same size and alignment, and all bits are a number as well as a word.
+    unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), numbers.len()) }
+}
+
+/// The square of a difference as a whole number of units, in the low bits of the result.
+#[expect(
+    clippy::inline_always,
+    reason = "it must be compiled inside its dispatched callers"
+)]
+#[inline(always)]
+fn square(now: f64, before: f64, scale: f64) -> i64 {
+    let difference = (now - before) * scale;
+    difference.mul_add(difference, ROUND).to_bits() as i64
 }
 
 /// Whether the mean is so large that the variance loses digits when its square is taken off.
@@ -152,133 +188,43 @@ fn variance_of_deviations(y: &[f64], lag: usize) -> f64 {
     squares.sum::<f64>() / n
 }
 
-/// Adds the squared differences of the oldest `end` of the `n` of one row, in the tree of [`sums_of_squares`]; `sum` is that
-/// of the others.
+/// Sum of the squares of the first `n` lagged differences, in units.
 #[expect(
     clippy::inline_always,
     reason = "it must be compiled inside its dispatched callers"
 )]
 #[inline(always)]
-fn tree_of_squares(y: &[f64], lag: usize, mut end: usize, mut sum: f64, spare: &mut [f64]) -> f64 {
-    let n = y.len() - lag;
-    let squares = &mut spare[..end];
-    for ((square, now), before) in squares.iter_mut().zip(&y[lag..]).zip(y) {
-        let difference = now - before;
-        *square = difference * difference;
-    }
-    for level in (0..LEVELS).rev() {
-        let length = 1 << (2 * level);
-        while end >= length {
-            let leaves = &mut squares[end - length..end];
-            let mut n_left = length;
-            while n_left > 1 {
-                n_left /= 4;
-                for i in 0..n_left {
-                    let four: [f64; 4] = std::array::from_fn(|k| leaves[4 * i + k]);
-                    leaves[i] = (four[0] + four[1]) + (four[2] + four[3]);
-                }
-            }
-            sum = if end == n { leaves[0] } else { sum + leaves[0] };
-            end -= length;
-        }
+fn sum_of_squares(y: &[f64], lag: usize, n: usize, scale: f64) -> i64 {
+    let mut sum = 0_i64;
+    for (now, before) in y[lag..][..n].iter().zip(&y[..n]) {
+        let whole = square(*now, *before, scale).wrapping_sub(ROUND.to_bits() as i64);
+        sum = sum.wrapping_add(whole);
     }
     sum
 }
 
-/// The sums of squared differences of one row for the lags from `shortest` on, side by side: as far as their trees are
-/// the same. Returns the sums, the longest lag first, and of how many differences.
-#[expect(
-    clippy::inline_always,
-    reason = "it must be compiled inside its dispatched callers"
-)]
-#[inline(always)]
-fn squares_of_lags(y: &[f64], shortest: usize, spare: &mut [f64]) -> ([f64; LINE], usize) {
-    let longest = shortest + LINE - 1;
-    let (mut least, mut most) = (y.len() - longest, y.len() - shortest);
-    let mut sums = [0.0; LINE];
-    let mut n_known = 0;
-    for level in (0..LEVELS).rev() {
-        let length = 1 << (2 * level);
-        while least >= length {
-            let leaves = spare.as_chunks_mut::<LINE>().0;
-            for (leaf, back) in leaves.iter_mut().zip(n_known..n_known + length) {
-                let newest = y.len() - 1 - back;
-                let now = y[newest];
-                let before = &y[newest - longest..=newest - shortest];
-                for (leaf, before) in leaf.iter_mut().zip(before) {
-                    let difference = now - before;
-                    *leaf = difference * difference;
-                }
-            }
-            let mut n_left = length;
-            while n_left > 1 {
-                n_left /= 4;
-                for i in 0..n_left {
-                    let four: [[f64; LINE]; 4] = std::array::from_fn(|k| leaves[4 * i + k]);
-                    for lane in 0..LINE {
-                        leaves[i][lane] =
-                            (four[0][lane] + four[1][lane]) + (four[2][lane] + four[3][lane]);
-                    }
-                }
-            }
-            for lane in 0..LINE {
-                sums[lane] = if n_known == 0 {
-                    leaves[0][lane]
-                } else {
-                    sums[lane] + leaves[0][lane]
-                };
-            }
-            n_known += length;
-            (least, most) = (least - length, most - length);
-        }
-        if most >= length {
-            break;
-        }
-    }
-    (sums, n_known)
-}
-
 dispatched! {
-    fn add_difference(a: &[f64], b: &[f64], sums: &mut [f64]) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a - b;
-        }
-    }
-
     /// The slope of one window.
-    fn slope_of_row(y: &[f64], lags: &[Lag], spare: &mut [f64]) -> f64 {
-        let (variances, spare) = spare.split_at_mut(lags.len());
-        let (logarithms, spare) = spare.split_at_mut(lags.len());
-        let mut n_added = 0;
-        let mut end = 0.0;
-        for chunk in (0..lags.len() / LINE * LINE).step_by(LINE) {
-            let shortest = lags[chunk].rows;
-            let (sums, n_known) = squares_of_lags(y, shortest, spare);
-            for (i, sum) in sums.iter().rev().enumerate() {
-                let lag = shortest + i;
-                let end = y.len() - lag - n_known;
-                variances[chunk + i] = tree_of_squares(y, lag, end, *sum, spare);
-            }
-        }
-        for (i, lag) in lags.iter().enumerate().skip(lags.len() / LINE * LINE) {
-            let end = y.len() - lag.rows;
-            variances[i] = tree_of_squares(y, lag.rows, end, 0.0, spare);
-        }
-        for (variance, lag) in variances.iter_mut().zip(lags) {
+    fn slope_of_row(y: &[f64], lags: &[Lag], of_squares: (f64, f64), spare: &mut [f64]) -> f64 {
+        let (scale, unit) = of_squares;
+        let logarithms = &mut spare[..lags.len()];
+        let (mut n_added, mut end) = (0, 0.0);
+        for (variance, lag) in logarithms.iter_mut().zip(lags) {
             for i in n_added..lag.rows {
                 end += y[y.len() - 1 - i] - y[i];
             }
             n_added = lag.rows;
-            let share = 1.0 / (y.len() - lag.rows) as f64;
-            let square = *variance;
+            let n = y.len() - lag.rows;
+            let square = sum_of_squares(y, lag.rows, n, scale) as f64 * unit;
+            let share = 1.0 / n as f64;
             *variance = if is_lost(square, end, share) {
                 variance_of_deviations(y, lag.rows)
             } else {
                 (square - end * end * share) * share
             };
         }
-        for (logarithm, variance) in logarithms.iter_mut().zip(variances) {
-            *logarithm = ln_rough(*variance);
+        for logarithm in &mut *logarithms {
+            *logarithm = ln_rough(*logarithm);
         }
         let mut slope = 0.0;
         for (logarithm, lag) in logarithms.iter().zip(lags) {
@@ -287,70 +233,56 @@ dispatched! {
         slope
     }
 
-    /// Sum of the squares of the `n` lagged differences up to each row: sums of 1, 4, 16, ... neighbours from the four
-    /// quarters of each, and of those as many as make up `n`, the longest and newest first.
-    fn sums_of_squares(y: &[f64], lag: usize, n: usize, levels: &mut [f64], sums: &mut [f64]) {
-        let n_rows = sums.len();
-        let mut end = n;
-        let mut known: &[f64] = &[];
-        // The parts of a window start so many rows after its first difference.
-        let mut parts: [(usize, usize); 4 * LEVELS] = [(0, 0); 4 * LEVELS];
-        let mut n_parts = 0;
-        for level in (0..LEVELS).rev() {
-            while end >= 1 << (2 * level) {
-                end -= 1 << (2 * level);
-                parts[n_parts] = (level, end);
-                n_parts += 1;
-            }
-        }
-        let parts = &parts[..n_parts];
-        let highest = parts[0].0;
-        let mut levels = levels.chunks_exact_mut(y.len().next_multiple_of(LINE));
-        let mut all: [&[f64]; LEVELS] = [&[]; LEVELS];
-        let mut length = y.len() - lag;
-        for (level, values) in (0..=highest).zip(&mut levels) {
-            if level == 0 {
-                for ((square, now), before) in values.iter_mut().zip(&y[lag..]).zip(y) {
-                    let difference = now - before;
-                    *square = difference * difference;
-                }
-            } else {
-                let step = 1 << (2 * level - 2);
-                length -= 3 * step;
-                let quarters: [&[f64]; 4] = std::array::from_fn(|i| &known[i * step..][..length]);
-                let values = &mut values[..length];
-                for t in 0..length {
-                    values[t] = (quarters[0][t] + quarters[1][t]) + (quarters[2][t] + quarters[3][t]);
-                }
-            }
-            known = values;
-            all[level] = known;
-        }
-        let mut parts = parts.iter().map(|(level, start)| &all[*level][*start..][..n_rows]);
-        if let Some(first) = parts.next() {
-            sums.copy_from_slice(first);
-        }
-        loop {
-            match (parts.next(), parts.next()) {
-                (Some(a), Some(b)) => {
-                    for t in 0..n_rows {
-                        sums[t] = sums[t] + a[t] + b[t];
-                    }
-                }
-                (Some(a), None) => {
-                    for t in 0..n_rows {
-                        sums[t] += a[t];
-                    }
-                }
-                _ => return,
-            }
+    fn add_difference(a: &[f64], b: &[f64], sums: &mut [f64]) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a - b;
         }
     }
 
-    /// Adds the weighted logarithm of each variance to `from`, after the last difference to `ends`. Returns whether one
-    /// has lost digits.
+    /// Numbers, and zero for what is none or infinite. Returns whether there is such a one.
+    fn copy_of_numbers(y: &[f64], numbers: &mut [f64]) -> bool {
+        let mut is_torn = false;
+        for (number, y) in numbers.iter_mut().zip(y) {
+            is_torn |= !y.is_finite();
+            *number = if y.is_finite() { *y } else { 0.0 };
+        }
+        is_torn
+    }
+
+    /// Makes of each highest value what differences of its window are multiplied with, a power of two that brings the range
+    /// between 2^(bits - 4) and 2^bits; and of each lowest the unit of squares. The power is a multiple of four, so that it
+    /// changes seldom.
+    fn scales_and_units(bits: u32, highest: &mut [f64], lowest: &mut [f64]) {
+        let bits = u64::from(bits);
+        for (scale, unit) in highest.iter_mut().zip(lowest) {
+            let exponent = ((*scale - *unit).to_bits() >> 54 << 2).clamp(600, 1400);
+            *scale = f64::from_bits((2042 + bits - exponent) << 52);
+            let back = f64::from_bits((exponent - bits + 4) << 52);
+            *unit = back * back;
+        }
+    }
+
+    /// Sums of the squares of the `n` lagged differences up to each row, in units.
+    fn sums_of_squares(y: &[f64], lag: usize, n: usize, scale: f64, sums: &mut [i64]) {
+        let n_rows = sums.len();
+        let (now, before) = (&y[lag..][..n + n_rows - 1], &y[..n + n_rows - 1]);
+        sums[0] = sum_of_squares(y, lag, n, scale);
+        let coming = now[n..].iter().zip(&before[n..]);
+        let leaving = now.iter().zip(before);
+        for ((sum, (now, before)), (old, older)) in sums[1..].iter_mut().zip(coming).zip(leaving) {
+            *sum = square(*now, *before, scale).wrapping_sub(square(*old, *older, scale));
+        }
+        let mut sum = 0_i64;
+        for x in sums {
+            sum = sum.wrapping_add(*x);
+            *x = sum;
+        }
+    }
+
+    /// Adds the weighted logarithm of each variance to `from`, after the last difference to `ends`. `squares` are sums and
+    /// their units. Returns whether one has lost digits.
     fn add_logarithms(
-        squares: &[f64],
+        squares: (&[i64], &[f64]),
         last: [&[f64]; 2],
         ends: &mut [f64],
         n: usize,
@@ -360,14 +292,16 @@ dispatched! {
     ) -> bool {
         let share = 1.0 / n as f64;
         let n_rows = to.len();
-        let (squares, ends, from) = (&squares[..n_rows], &mut ends[..n_rows], &from[..n_rows]);
+        let (sums, units) = (&squares.0[..n_rows], &squares.1[..n_rows]);
+        let (ends, from) = (&mut ends[..n_rows], &from[..n_rows]);
         let (newest, oldest) = (&last[0][..n_rows], &last[1][..n_rows]);
         let mut has_lost = false;
         for t in 0..n_rows {
+            let square = sums[t] as f64 * units[t];
             let end = ends[t] + (newest[t] - oldest[t]);
             ends[t] = end;
-            has_lost |= is_lost(squares[t], end, share);
-            let variance = (squares[t] - end * end * share) * share;
+            has_lost |= is_lost(square, end, share);
+            let variance = (square - end * end * share) * share;
             to[t] = weight.mul_add(ln_rough(variance), from[t]);
         }
         has_lost

@@ -89,9 +89,9 @@ impl Window for Profile {
         for start in (0..n_rows).step_by(ROWS) {
             let rows = start..(start + ROWS).min(n_rows);
             fill(&windows, rows.clone(), &mut bins, &mut tile);
-            tile.turn();
+            tile.turn(rows.len());
             let mut areas = Areas::default();
-            fullest(&tile, self.share, &mut areas);
+            fullest(&tile, self.share, rows.len(), &mut areas);
             grow(&tile, rows.len(), &mut areas);
             describe(&windows, rows, &tile, &areas, outputs);
         }
@@ -266,15 +266,15 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// Makes the columns of the rows.
-    fn turn(&mut self) {
+    /// Makes the columns of the first rows, and maybe of more.
+    fn turn(&mut self, n_rows: usize) {
         #[cfg(target_arch = "x86_64")]
         if crate::dispatch::level() == crate::dispatch::Level::Avx512 {
             // SAFETY: the level has been found present.
-            unsafe { x86::turn(self) };
+            unsafe { x86::turn(self, n_rows) };
             return;
         }
-        for (lane, row) in self.rows.chunks_exact(self.width).take(ROWS).enumerate() {
+        for (lane, row) in self.rows.chunks_exact(self.width).take(n_rows).enumerate() {
             for (column, x) in self.columns.iter_mut().zip(row) {
                 column[lane] = *x;
             }
@@ -351,6 +351,42 @@ fn place(close: f64, lowest: f64, width: f64, n_bins: usize) -> u64 {
     (bin.trunc() + WHOLE).to_bits()
 }
 
+/// The fullest bin of each of the first rows, the lowest of a tie.
+#[inline(always)]
+fn peaks<const N_ROWS: usize>(tile: &Tile<'_>, areas: &mut Areas) {
+    let (mut peak, mut most) = ([1; N_ROWS], [END; N_ROWS]);
+    for (place, bins) in tile.columns.iter().enumerate().take(tile.n_bins + 1) {
+        for lane in 0..N_ROWS {
+            let is_fuller = bins[lane] > most[lane];
+            peak[lane] = if is_fuller { place as u64 } else { peak[lane] };
+            most[lane] = if is_fuller { bins[lane] } else { most[lane] };
+        }
+    }
+    areas.peak[..N_ROWS].copy_from_slice(&peak);
+    areas.most[..N_ROWS].copy_from_slice(&most);
+}
+
+/// The entropies of the bins of the first rows.
+#[inline(always)]
+fn entropies<const N_ROWS: usize>(tile: &Tile<'_>, out: &mut Lanes<f64>) {
+    let (mut inverse, mut entropy) = ([0.0; N_ROWS], [0.0; N_ROWS]);
+    for lane in 0..N_ROWS {
+        inverse[lane] = 1.0 / tile.totals[lane] as f64;
+    }
+    for bins in &tile.columns[1..=tile.n_bins] {
+        for lane in 0..N_ROWS {
+            let share = bins[lane] as f64 * inverse[lane];
+            let share = if share > f64::MIN_POSITIVE {
+                share
+            } else {
+                f64::MIN_POSITIVE
+            };
+            entropy[lane] = (-share).mul_add(ln_rough(share), entropy[lane]);
+        }
+    }
+    out[..N_ROWS].copy_from_slice(&entropy);
+}
+
 dispatched! {
     fn sizes_of(volume: &[f64], sizes: &mut [f64]) {
         for (size, volume) in sizes.iter_mut().zip(volume) {
@@ -404,22 +440,16 @@ dispatched! {
         }
     }
 
-    /// The fullest bin of each row, the lowest of a tie.
-    fn fullest(tile: &Tile<'_>, share: f64, areas: &mut Areas) {
-        let (mut peak, mut most) = ([1; ROWS], tile.columns[1]);
-        for (place, bins) in tile.columns.iter().enumerate().take(tile.n_bins + 1).skip(2) {
-            for lane in 0..ROWS {
-                let is_fuller = bins[lane] > most[lane];
-                peak[lane] = if is_fuller { place as u64 } else { peak[lane] };
-                most[lane] = if is_fuller { bins[lane] } else { most[lane] };
-            }
+    /// The fullest bin of each row, and what its area shall hold.
+    fn fullest(tile: &Tile<'_>, share: f64, n_rows: usize, areas: &mut Areas) {
+        if n_rows > LANES {
+            peaks::<ROWS>(tile, areas);
+        } else {
+            peaks::<LANES>(tile, areas);
         }
-        let mut enough = [0; ROWS];
-        for lane in 0..ROWS {
-            let total = tile.totals[lane];
-            enough[lane] = ((share * total as f64).ceil() as i64).min(total);
+        for (enough, total) in areas.enough.iter_mut().zip(&tile.totals) {
+            *enough = ((share * *total as f64).ceil() as i64).min(*total);
         }
-        (areas.peak, areas.most, areas.enough) = (peak, most, enough);
     }
 
     /// Grows areas from the fullest bins, by one bin at a time towards the fuller neighbour, until they hold enough; a tie:
@@ -473,16 +503,11 @@ dispatched! {
         areas: &Areas,
         outputs: &mut [&mut [f64]],
     ) {
-        let (mut inverse, mut entropy) = ([0.0; ROWS], [0.0; ROWS]);
-        for lane in 0..ROWS {
-            inverse[lane] = 1.0 / tile.totals[lane] as f64;
-        }
-        for bins in &tile.columns[1..=tile.n_bins] {
-            for lane in 0..ROWS {
-                let share = bins[lane] as f64 * inverse[lane];
-                let share = if share > f64::MIN_POSITIVE { share } else { f64::MIN_POSITIVE };
-                entropy[lane] = (-share).mul_add(ln_rough(share), entropy[lane]);
-            }
+        let mut entropy = [0.0; ROWS];
+        if rows.len() > LANES {
+            entropies::<ROWS>(tile, &mut entropy);
+        } else {
+            entropies::<LANES>(tile, &mut entropy);
         }
         let [poc, vah, val, poc_share, entropy_out] = outputs else {
             return;
@@ -516,8 +541,8 @@ mod x86 {
     /// Squares of eight rows and eight places: pairs of rows, pairs of pairs, then all. What the compiler makes of the plain
     /// loop takes three times as long.
     #[target_feature(enable = "avx512f")]
-    pub(super) fn turn(tile: &mut Tile<'_>) {
-        for first in (0..super::ROWS).step_by(LANES) {
+    pub(super) fn turn(tile: &mut Tile<'_>, n_rows: usize) {
+        for first in (0..n_rows).step_by(LANES) {
             let columns = tile.columns.as_chunks_mut::<LANES>().0;
             for (square, columns) in columns.iter_mut().enumerate() {
                 let mut a = [[0; LANES]; LANES];

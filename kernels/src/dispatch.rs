@@ -3,6 +3,8 @@
 //! The bits do not depend on the choice: Rust neither reorders nor fuses floating-point operations, and the bodies name
 //! every fused multiply-add (`mul_add`) and every order of summation themselves. Only the vector width differs.
 
+use std::sync::LazyLock;
+
 /// The widest instruction set that is compiled for and present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
@@ -16,9 +18,14 @@ pub(crate) enum Level {
     Avx512,
 }
 
-/// What this machine offers. Cheap: the answer is cached by the standard library.
+/// What this machine offers. Cheap: it is found once.
 #[inline]
 pub(crate) fn level() -> Level {
+    static LEVEL: LazyLock<Level> = LazyLock::new(found);
+    *LEVEL
+}
+
+fn found() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f")

@@ -58,10 +58,11 @@ impl Window for Entropy {
         let n_rows = out.len();
         let is_packed = self.n <= MOST_ROWS && self.n_bins <= MOST_BINS && n_rows >= ROWS / 4;
         let row = n_rows.next_multiple_of(ROWS);
-        let spare = scratch.take(2 * row + 3 * (x.len() + ROWS));
+        let spare = scratch.take(2 * row + 3 * (x.len() + ROWS) + self.n_bins);
         let (lowest, spare) = spare.split_at_mut(row);
         let (widths, spare) = spare.split_at_mut(row);
         let (padded, spare) = spare.split_at_mut(x.len() + ROWS);
+        let (counts, spare) = spare.split_at_mut(self.n_bins);
         trailing_min(x, self.n, &mut lowest[..n_rows], spare);
         trailing_max(x, self.n, &mut widths[..n_rows], spare);
         for (width, lowest) in widths[..n_rows].iter_mut().zip(&*lowest) {
@@ -75,13 +76,12 @@ impl Window for Entropy {
             padded[x.len()..].fill(0.0);
             packed_entropy(padded, self.n, self.n_bins, terms, lowest, widths, out);
         } else {
-            let mut counts = vec![0; self.n_bins];
             for (t, out) in out.iter_mut().enumerate() {
-                counts.fill(0);
+                counts.fill(0.0);
                 for x in &x[t..t + self.n] {
-                    counts[bin_of(*x, lowest[t], widths[t], self.n_bins)] += 1;
+                    counts[bin_of(*x, lowest[t], widths[t], self.n_bins)] += 1.0;
                 }
-                *out = counts.iter().map(|count| self.terms[*count]).sum();
+                *out = counts.iter().map(|count| self.terms[*count as usize]).sum();
             }
         }
         for (out, width) in out.iter_mut().zip(&*widths) {

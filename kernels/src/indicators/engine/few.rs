@@ -31,9 +31,15 @@ impl<T> Few<T> {
         self.n += 1;
     }
 
+    /// The first [`MOST`] of `values` in the place of all others.
     #[inline]
-    pub(super) fn clear(&mut self) {
-        self.n = 0;
+    pub(super) fn fill(&mut self, values: impl Iterator<Item = T>) {
+        let mut n = 0;
+        for (place, value) in self.values.iter_mut().zip(values) {
+            place.write(value);
+            n += 1;
+        }
+        self.n = n;
     }
 
     #[inline]
@@ -57,5 +63,8 @@ mod tests {
         }
 
         assert!(few.all().iter().copied().eq(0..MOST));
+
+        few.fill(5..8);
+        assert_eq!(few.all(), [5, 6, 7]);
     }
 }

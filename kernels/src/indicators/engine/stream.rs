@@ -53,13 +53,13 @@ enum RowAction {
 struct Cells {
     at: usize,
     n: usize,
-    /// 1 if they move on with every row, 0 if they stay.
+    /// All bits if they move on with every row, none if they stay.
     moves: usize,
 }
 
 impl Cells {
     fn start(self, cursor: usize) -> usize {
-        self.at + self.moves * cursor
+        self.at + (self.moves & cursor)
     }
 }
 
@@ -72,7 +72,7 @@ impl Stream {
                 Cells {
                     at: place.at - lookback,
                     n: lookback + 1,
-                    moves: 1,
+                    moves: usize::MAX,
                 }
             } else {
                 Cells {
@@ -164,17 +164,15 @@ impl Stream {
         for step in &self.steps {
             let cells = &self.cells[step.first..step.first + step.n_inputs + step.n_outputs];
             let (reads, writes) = cells.split_at(step.n_inputs);
-            inputs.clear();
-            outputs.clear();
-            for cells in reads {
+            inputs.fill(reads.iter().map(|cells| {
                 // SAFETY: what this step writes lies elsewhere: every series has cells or a block of its own, and rows
                 // before the present one belong to no output.
-                inputs.push(unsafe { cut.read(cells.start(cursor), cells.n) });
-            }
-            for cells in writes {
+                unsafe { cut.read(cells.start(cursor), cells.n) }
+            }));
+            outputs.fill(writes.iter().map(|cells| {
                 // SAFETY: each output has a cell or a block of its own.
-                outputs.push(unsafe { cut.write(cells.start(cursor), 1) });
-            }
+                unsafe { cut.write(cells.start(cursor), 1) }
+            }));
             match &step.action {
                 RowAction::Window(window) => window.run(inputs.all(), outputs.all(), scratch),
                 RowAction::Recurrence(state) => states[*state].run(inputs.all(), outputs.all()),

@@ -89,7 +89,9 @@ impl Window for Profile {
         for start in (0..n_rows).step_by(ROWS) {
             let rows = start..(start + ROWS).min(n_rows);
             fill(&windows, rows.clone(), &mut bins, &mut tile);
-            tile.turn(rows.len());
+            if rows.len() > 1 {
+                tile.turn(rows.len());
+            }
             let mut areas = Areas::default();
             fullest(&tile, self.share, rows.len(), &mut areas);
             grow(&tile, rows.len(), &mut areas);
@@ -351,40 +353,65 @@ fn place(close: f64, lowest: f64, width: f64, n_bins: usize) -> u64 {
     (bin.trunc() + WHOLE).to_bits()
 }
 
-/// The fullest bin of each of the first rows, the lowest of a tie.
+/// The fullest bin of each row, the lowest of a tie.
 #[inline(always)]
-fn peaks<const N_ROWS: usize>(tile: &Tile<'_>, areas: &mut Areas) {
-    let (mut peak, mut most) = ([1; N_ROWS], [END; N_ROWS]);
+fn peaks(tile: &Tile<'_>, areas: &mut Areas) {
+    let (mut peak, mut most) = (areas.peak, areas.most);
     for (place, bins) in tile.columns.iter().enumerate().take(tile.n_bins + 1) {
-        for lane in 0..N_ROWS {
+        for lane in 0..ROWS {
             let is_fuller = bins[lane] > most[lane];
             peak[lane] = if is_fuller { place as u64 } else { peak[lane] };
             most[lane] = if is_fuller { bins[lane] } else { most[lane] };
         }
     }
-    areas.peak[..N_ROWS].copy_from_slice(&peak);
-    areas.most[..N_ROWS].copy_from_slice(&most);
+    (areas.peak, areas.most) = (peak, most);
 }
 
-/// The entropies of the bins of the first rows.
+/// The share of a bin, or as little as nothing for none: its logarithm is finite.
 #[inline(always)]
-fn entropies<const N_ROWS: usize>(tile: &Tile<'_>, out: &mut Lanes<f64>) {
-    let (mut inverse, mut entropy) = ([0.0; N_ROWS], [0.0; N_ROWS]);
-    for lane in 0..N_ROWS {
+fn share_of(bin: i64, inverse: f64) -> f64 {
+    let share = bin as f64 * inverse;
+    if share > f64::MIN_POSITIVE {
+        share
+    } else {
+        f64::MIN_POSITIVE
+    }
+}
+
+/// The entropies of the shares of bins.
+#[inline(always)]
+fn entropies(tile: &Tile<'_>, out: &mut Lanes<f64>) {
+    let (mut inverse, mut entropy) = ([0.0; ROWS], [0.0; ROWS]);
+    for lane in 0..ROWS {
         inverse[lane] = 1.0 / tile.totals[lane] as f64;
     }
     for bins in &tile.columns[1..=tile.n_bins] {
-        for lane in 0..N_ROWS {
-            let share = bins[lane] as f64 * inverse[lane];
-            let share = if share > f64::MIN_POSITIVE {
-                share
-            } else {
-                f64::MIN_POSITIVE
-            };
+        for lane in 0..ROWS {
+            let share = share_of(bins[lane], inverse[lane]);
             entropy[lane] = (-share).mul_add(ln_rough(share), entropy[lane]);
         }
     }
-    out[..N_ROWS].copy_from_slice(&entropy);
+    *out = entropy;
+}
+
+/// The entropy of the first row.
+#[inline(always)]
+fn entropy_of_row(tile: &Tile<'_>) -> f64 {
+    let inverse = 1.0 / tile.totals[0] as f64;
+    let mut entropy = 0.0;
+    for bins in tile.rows[1..=tile.n_bins].chunks(LANES) {
+        let (mut shares, mut logarithms) = ([0.0; LANES], [0.0; LANES]);
+        for (share, bin) in shares.iter_mut().zip(bins) {
+            *share = share_of(*bin, inverse);
+        }
+        for lane in 0..LANES {
+            logarithms[lane] = ln_rough(shares[lane]);
+        }
+        for (share, logarithm) in shares.iter().zip(&logarithms).take(bins.len()) {
+            entropy = (-share).mul_add(*logarithm, entropy);
+        }
+    }
+    entropy
 }
 
 dispatched! {
@@ -442,10 +469,14 @@ dispatched! {
 
     /// The fullest bin of each row, and what its area shall hold.
     fn fullest(tile: &Tile<'_>, share: f64, n_rows: usize, areas: &mut Areas) {
-        if n_rows > LANES {
-            peaks::<ROWS>(tile, areas);
+        if n_rows == 1 {
+            for (place, bin) in tile.rows.iter().enumerate().take(tile.n_bins + 1) {
+                if *bin > areas.most[0] {
+                    (areas.peak[0], areas.most[0]) = (place as u64, *bin);
+                }
+            }
         } else {
-            peaks::<LANES>(tile, areas);
+            peaks(tile, areas);
         }
         for (enough, total) in areas.enough.iter_mut().zip(&tile.totals) {
             *enough = ((share * *total as f64).ceil() as i64).min(*total);
@@ -504,10 +535,10 @@ dispatched! {
         outputs: &mut [&mut [f64]],
     ) {
         let mut entropy = [0.0; ROWS];
-        if rows.len() > LANES {
-            entropies::<ROWS>(tile, &mut entropy);
+        if rows.len() == 1 {
+            entropy[0] = entropy_of_row(tile);
         } else {
-            entropies::<LANES>(tile, &mut entropy);
+            entropies(tile, &mut entropy);
         }
         let [poc, vah, val, poc_share, entropy_out] = outputs else {
             return;

@@ -8,7 +8,7 @@ use super::{
     catalog::{Indicator, Output, Parameter, Range, Unit},
     elementary::ln_rough,
     histogram::{trailing_max, trailing_min},
-    kernel::{Id, Scratch, Window},
+    kernel::{Id, Scratch, Window, words},
     pointwise,
     rank::blank_torn_windows,
 };
@@ -147,12 +147,6 @@ impl Hurst {
             blank_torn_windows(numbers, self.n, out);
         }
     }
-}
-
-/// The memory of numbers for words.
-fn words(numbers: &mut [f64]) -> &mut [i64] {
-    // SAFETY: both have the same size and alignment, and all bits are a number as well as a word.
-    unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), numbers.len()) }
 }
 
 /// The square of a difference as a whole number of units, in the low bits of the result.

@@ -104,6 +104,12 @@ impl Scratch {
     }
 }
 
+/// Memory of numbers, for whole numbers.
+pub(super) fn words(numbers: &mut [f64]) -> &mut [i64] {
+    // SAFETY: both have the same size and alignment, and all bits are a number as well as a whole one.
+    unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), numbers.len()) }
+}
+
 /// A list of words that a state is written to or taken from: one function describes both ways.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tape {

@@ -16,7 +16,7 @@ use super::{
     catalog::{Indicator, Output, Parameter, Range, Unit},
     elementary::ln_rough,
     histogram::{trailing_max, trailing_min},
-    kernel::{Id, Scratch, Window},
+    kernel::{Id, Scratch, Window, words},
     program::{Builder, Input, Series},
     rank::{blank_torn_windows, has_nan},
 };
@@ -306,12 +306,6 @@ impl Default for Areas {
             high: [1; ROWS],
         }
     }
-}
-
-/// The memory of numbers for words.
-fn words(numbers: &mut [f64]) -> &mut [i64] {
-    // SAFETY: both have the same size and alignment, and all bits are a number as well as a word.
-    unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), numbers.len()) }
 }
 
 #[inline(always)]

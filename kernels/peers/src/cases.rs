@@ -20,6 +20,17 @@ pub struct Case {
     pub vector_ta: Option<Run<()>>,
 }
 
+impl Case {
+    /// Of our indicator's outputs, those that the peers compute too.
+    pub fn outputs(&self) -> Option<&'static [&'static str]> {
+        match self.name {
+            "bbands" => Some(&["upper", "mid", "lower"]),
+            "linreg" => Some(&["slope"]),
+            _ => None,
+        }
+    }
+}
+
 /// A value or an error in words.
 fn said<T, E: std::fmt::Debug>(result: Result<T, E>) -> Result<(), String> {
     result.map(|_| ()).map_err(|error| format!("{error:?}"))
@@ -568,7 +579,7 @@ pub const CASES: &[Case] = &[
         vector_ta: None,
     },
     Case {
-        label: "bbands 20 2",
+        label: "bbands 20 2 (bands)",
         name: "bbands",
         series: &[Input::Close],
         parameters: &[20.0, 2.0, 0.0],
@@ -669,7 +680,7 @@ pub const CASES: &[Case] = &[
         vector_ta: None,
     },
     Case {
-        label: "linreg 20 (peers: slope)",
+        label: "linreg 20 (slope)",
         name: "linreg",
         series: &[Input::Close],
         parameters: &[20.0],

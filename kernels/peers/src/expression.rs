@@ -107,7 +107,13 @@ impl Reader {
     }
 
     fn comparison(&mut self) -> Read<Series> {
-        self.chain(&[(">", pointwise::gt), ("<", pointwise::lt)], Self::sum)
+        let signs: &[(&str, Join)] = &[
+            (">=", pointwise::ge),
+            ("<=", pointwise::le),
+            (">", pointwise::gt),
+            ("<", pointwise::lt),
+        ];
+        self.chain(signs, Self::sum)
     }
 
     fn sum(&mut self) -> Read<Series> {

@@ -142,7 +142,11 @@ fn program(case: &Case) -> Option<Program> {
         .map(|input| builder.input(*input))
         .collect();
     let outputs = (indicator.expand)(&mut builder, &series, case.parameters);
-    Some(builder.finish(&outputs))
+    let is_compared = |name| case.outputs().is_none_or(|names| names.contains(&name));
+    let outputs = indicator.outputs.iter().zip(outputs);
+    let compared = outputs.filter(|(output, _)| is_compared(output.name));
+    let compared: Vec<_> = compared.map(|(_, series)| series).collect();
+    Some(builder.finish(&compared))
 }
 
 fn compare(case: &Case, market: &BarColumns, core: &ta_lib::Core, format: Format) {

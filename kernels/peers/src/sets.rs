@@ -37,17 +37,28 @@ pub fn measure(
         "reached",
         "stream, ns/bar",
     ]);
-    let (natron_v2, without) = expression::read(include_str!("../sets/natron_v2.txt"));
-    let (golden, also_without) = expression::read(include_str!("../sets/golden.txt"));
-    for missing in without.iter().chain(&also_without) {
-        eprintln!("left out of a set: {missing}");
+    let files = [
+        ("`tcn`", include_str!("../sets/tcn.txt")),
+        (
+            "`lstm_transformer`",
+            include_str!("../sets/lstm_transformer.txt"),
+        ),
+        ("`bounce_veto`", include_str!("../sets/bounce_veto.txt")),
+        ("`natron_v2`", include_str!("../sets/natron_v2.txt")),
+        ("`golden`", include_str!("../sets/golden.txt")),
+    ];
+    let mut sets = Vec::new();
+    for (name, text) in files {
+        let (program, without) = expression::read(text);
+        for missing in without {
+            eprintln!("left out of {name}: {missing}");
+        }
+        sets.push((name, program));
     }
-    let sets = [
-        ("`natron_v2`", natron_v2),
-        ("`golden`", golden),
+    sets.extend([
         ("indicators above", compared()),
         ("whole catalogue", whole()),
-    ];
+    ]);
     for (name, program) in sets {
         let n_rows = market.close.len();
         let alone = one.install(|| run::<f64>(&program, market));

@@ -15,8 +15,8 @@
 //! * A series that nobody looks back at shares its place in the arena with those whose life is over.
 //! * A series that windows look back at keeps the rows that they need before its block. After a block its last rows move to
 //!   the front; a stream goes through the block row by row and moves them once in a block.
-//! * Results are written once. They go from the arena, where they are hot, past the cache to memory, so that no cache line
-//!   of them is read before it is written.
+//! * Results are written once. Where they are many, they go from the arena, where they are hot, past the cache to memory, so
+//!   that no cache line of them is read before it is written; few ones are computed where they shall be.
 //! * Nothing is allocated after [`Engine::new`].
 //!
 //! Several threads share the work: outputs that follow from windows alone by runs of rows, the others by groups of columns.
@@ -32,7 +32,7 @@ pub use columns::{Columns, Number};
 
 use super::{
     kernel::{Recurrence, Scratch, Tape, Window},
-    program::{Input, Program, Work},
+    program::{Input, Node, Program, Work},
 };
 use crate::bars::{Bar, Bars};
 use arena::{Arena, Cut};
@@ -48,6 +48,15 @@ use stream::Stream;
 /// and the series of a program of a hundred nodes stay in the second-level cache. On a Zen 5 core a program of 87 outputs
 /// takes 110, 93, 81 and 77 ns a row in blocks of 256, 512, 1024 and 2048; one of 234 outputs gains nothing beyond 1024.
 const BLOCK: usize = 1024;
+/// The same for a program of few nodes, which waits for memory more than it computes: the shorter a block, the sooner the
+/// next one's rows are on their way while the present one's results still are. Shorter yet, windows compute too much again.
+const SHORT_BLOCK: usize = 512;
+/// Nodes of a program that takes short blocks, at most, inputs included.
+const FEW_NODES: usize = 16;
+/// What a program that only maps rows takes: nothing is computed again in it.
+const SHORTEST_BLOCK: usize = 384;
+/// Rows that it looks back at most.
+const FEW_ROWS: usize = 2;
 /// Nanoseconds of a day.
 const DAY_NS: i64 = 86_400_000_000_000;
 
@@ -87,6 +96,11 @@ impl Frame<'_> {
 
 /// Takes the rows of wanted outputs.
 trait Sink {
+    /// Where `n` rows from `start` on of output `output` may be written, if that is memory for `f64` close at hand.
+    fn place(&mut self, _output: usize, _start: usize, _n: usize) -> Option<*mut f64> {
+        None
+    }
+
     /// Rows from `start` on of output `output`.
     fn put(&mut self, output: usize, start: usize, values: &[f64]);
 }
@@ -94,7 +108,19 @@ trait Sink {
 impl Engine {
     /// The program before the first row.
     pub fn new(program: &Program) -> Self {
-        Self::with_block(program, BLOCK)
+        let is_map = |node: &Node| match &node.work {
+            Work::Input(_) => true,
+            Work::Window(window) => window.lookback() <= FEW_ROWS,
+            Work::Recurrence(_) => false,
+        };
+        let block = if program.nodes.len() > FEW_NODES {
+            BLOCK
+        } else if program.nodes.iter().all(is_map) {
+            SHORTEST_BLOCK
+        } else {
+            SHORT_BLOCK
+        };
+        Self::with_block(program, block)
     }
 
     fn with_block(program: &Program, block: usize) -> Self {
@@ -255,6 +281,22 @@ impl Engine {
         } = self;
         let cut = arena.cut();
         for (step, window) in plan.steps.iter().zip(windows) {
+            let mut placed = Few::<&mut [f64]>::new();
+            for result in &plan.last[step.last.clone()] {
+                let Some(place) = sink.place(*result, frame.start, frame.n) else {
+                    break;
+                };
+                // SAFETY: the sink says that there is memory for so many rows of this result, which nothing else holds.
+                placed.push(unsafe { std::slice::from_raw_parts_mut(place, frame.n) });
+            }
+            if placed.len() == step.places.len() {
+                let inputs = step.inputs(plan, cut, frame);
+                step.kernel(window.as_deref(), states, inputs, placed.all(), scratch);
+                for values in placed.all() {
+                    columns::keep_finite(values);
+                }
+                continue;
+            }
             step.run(plan, window.as_deref(), states, cut, scratch, frame);
             for &(series, output) in &plan.wanted[step.wanted.clone()] {
                 let place = plan.places[series];
@@ -304,23 +346,40 @@ impl plan::Step {
                 }
             }
             Action::Window | Action::Recurrence(_) => {
-                let mut inputs = Few::<&[f64]>::new();
-                for read in &plan.reads[self.reads.clone()] {
-                    inputs.push(self.read(read, cut, frame));
-                }
+                let inputs = self.inputs(plan, cut, frame);
                 let mut outputs = Few::<&mut [f64]>::new();
                 for place in &plan.places[self.places.clone()] {
                     // SAFETY: the outputs of a node have places of their own, which those of its inputs do not overlap.
                     outputs.push(unsafe { cut.write(place.at, frame.n) });
                 }
-                let (inputs, outputs) = (inputs.all(), outputs.all());
-                match (window, self.action) {
-                    (Some(window), _) => window.run(inputs, outputs, scratch),
-                    (None, Action::Recurrence(state)) => states[state].run(inputs, outputs),
-                    (None, _) => unreachable!("a window's node has a window"),
-                }
+                self.kernel(window, states, inputs, outputs.all(), scratch);
             }
         }
+    }
+
+    #[inline]
+    fn kernel(
+        &self,
+        window: Option<&dyn Window>,
+        states: &mut [Box<dyn Recurrence>],
+        mut inputs: Few<&[f64]>,
+        outputs: &mut [&mut [f64]],
+        scratch: &mut Scratch,
+    ) {
+        match (window, self.action) {
+            (Some(window), _) => window.run(inputs.all(), outputs, scratch),
+            (None, Action::Recurrence(state)) => states[state].run(inputs.all(), outputs),
+            (None, _) => unreachable!("a window's node has a window"),
+        }
+    }
+
+    #[inline]
+    fn inputs<'a>(&self, plan: &Plan, cut: Cut<'a>, frame: Frame<'a>) -> Few<&'a [f64]> {
+        let mut inputs = Few::new();
+        for read in &plan.reads[self.reads.clone()] {
+            inputs.push(self.read(read, cut, frame));
+        }
+        inputs
     }
 
     /// The rows of an input, with those before that it looks back at.

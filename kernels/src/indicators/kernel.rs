@@ -92,6 +92,8 @@ pub trait Recurrence: Debug + Send + Sync {
 #[derive(Debug, Default)]
 pub struct Scratch {
     values: Vec<f64>,
+    /// More of it, for a kernel that another one works for.
+    pub(super) terms: Vec<f64>,
 }
 
 impl Scratch {

@@ -1,6 +1,6 @@
 //! TA-Lib's candle patterns with its default candle settings.
 //!
-//! TA-Lib keeps running totals of bodies and ranges; here every row sums its own 5 or 10 rows, so that a wild bar is
+//! TA-Lib keeps running totals of bodies and ranges; here every row has its own sum of 5 or 10 rows, so that a wild bar is
 //! forgotten with the window that holds it. A pattern is 0 while too few candles are known for TA-Lib to begin, and where
 //! one of the candles that it compares with is missing; it has no value where the present candle is missing.
 
@@ -12,18 +12,17 @@
 use super::{
     candles::{BARS, bars},
     catalog::{Indicator, Output, Unit},
-    kernel::{Id, Scratch, Window},
     program::{Builder, Series},
     rowwise::{Rowwise, max, min, rowwise},
+    window::candle_means::{doji, mean_body_before, mean_range_before, shooting_star},
 };
-use crate::dispatch::dispatched;
 
 /// Rows of the means of bodies and of ranges that "long", "short", "doji" and "very short shadow" are measured with.
-const MEAN_ROWS: usize = 10;
+pub(super) const MEAN_ROWS: usize = 10;
 /// Rows of the mean range that "near" and "far" are measured with.
 const NEAR_ROWS: usize = 5;
 /// A doji's body and a very short shadow are at most this share of the mean range.
-const VERY_SHORT: f64 = 0.1;
+pub(super) const VERY_SHORT: f64 = 0.1;
 /// Near is within this share of the mean range.
 const NEAR: f64 = 0.2;
 /// Far shorter is shorter by this share of the mean range.
@@ -33,79 +32,28 @@ const STAR_PENETRATION: f64 = 0.3;
 /// How far the second candle of a piercing line or a dark cloud reaches into the body of the first.
 const CLOUD_PENETRATION: f64 = 0.5;
 
-/// Means of the bodies and ranges of the candles before the present one: outputs are the mean body of ten, the mean range
-/// of ten and the mean range of five. Inputs are open, high, low and close.
-#[derive(Debug, Clone, Copy)]
-struct CandleMeans;
-
-impl Window for CandleMeans {
-    fn id(&self) -> Id {
-        Id::new("candle_means", [])
-    }
-
-    fn lookback(&self) -> usize {
-        MEAN_ROWS
-    }
-
-    fn n_outputs(&self) -> usize {
-        3
-    }
-
-    fn run(&self, inputs: &[&[f64]], outputs: &mut [&mut [f64]], scratch: &mut Scratch) {
-        let ([open, high, low, close], [body, range, near]) = (inputs, outputs) else {
-            unreachable!("candle means have four inputs and three outputs")
-        };
-        let n_before = open.len() - 1;
-        let (bodies, ranges) = scratch.take(2 * n_before).split_at_mut(n_before);
-        parts(open, high, low, close, bodies, ranges);
-        means(bodies, ranges, body, range, near);
-    }
+/// What the parts of a candle are measured with: means over the candles before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Measure {
+    /// The mean body of ten.
+    Body,
+    /// The mean range of ten.
+    Range,
+    /// The mean range of five.
+    Near,
 }
+use Measure::{Body, Near, Range};
 
-dispatched! {
-    fn parts(
-        open: &[f64],
-        high: &[f64],
-        low: &[f64],
-        close: &[f64],
-        bodies: &mut [f64],
-        ranges: &mut [f64],
-    ) {
-        let n = bodies.len();
-        let (open, high, low, close) = (&open[..n], &high[..n], &low[..n], &close[..n]);
-        let ranges = &mut ranges[..n];
-        for t in 0..n {
-            bodies[t] = (close[t] - open[t]).abs();
-            ranges[t] = high[t] - low[t];
-        }
-    }
-
-    /// The sums are made from the oldest to the newest, as TA-Lib makes its first.
-    fn means(bodies: &[f64], ranges: &[f64], mean_body: &mut [f64], mean_range: &mut [f64], mean_near: &mut [f64]) {
-        let n = mean_body.len();
-        let (bodies, ranges) = (&bodies[..n + MEAN_ROWS - 1], &ranges[..n + MEAN_ROWS - 1]);
-        let (mean_range, mean_near) = (&mut mean_range[..n], &mut mean_near[..n]);
-        for t in 0..n {
-            let (mut sum_of_bodies, mut sum_of_ranges, mut sum_near) = (0.0, 0.0, 0.0);
-            for row in 0..MEAN_ROWS {
-                sum_of_bodies += bodies[t + row];
-                sum_of_ranges += ranges[t + row];
-            }
-            for row in MEAN_ROWS - NEAR_ROWS..MEAN_ROWS {
-                sum_near += ranges[t + row];
-            }
-            mean_body[t] = sum_of_bodies / MEAN_ROWS as f64;
-            mean_range[t] = sum_of_ranges / MEAN_ROWS as f64;
-            mean_near[t] = sum_near / NEAR_ROWS as f64;
-        }
-    }
-}
-
-/// Adds a pattern that reads the candles, then the means of [`CandleMeans`].
-fn expand(builder: &mut Builder, pattern: Rowwise) -> Vec<Series> {
+/// Adds a pattern that reads the candles, then these measures.
+fn expand(builder: &mut Builder, pattern: Rowwise, measures: &[Measure]) -> Vec<Series> {
     let mut inputs = bars(builder).to_vec();
-    let means = builder.window(CandleMeans, &inputs);
-    inputs.extend(means);
+    let measures = measures.iter().map(|measure| match measure {
+        Body => mean_body_before(builder, MEAN_ROWS),
+        Range => mean_range_before(builder, MEAN_ROWS),
+        Near => mean_range_before(builder, NEAR_ROWS),
+    });
+    let measures: Vec<Series> = measures.collect();
+    inputs.extend(measures);
     builder.window(pattern, &inputs)
 }
 
@@ -137,13 +85,9 @@ fn is_black(o: f64, c: f64) -> bool {
     c < o
 }
 
-// Inputs: 0 open, 1 high, 2 low, 3 close, 4 mean body, 5 mean range of ten, 6 mean range of five. A digit in a variable's
-// name says how many rows ago it is; `m` are means of bodies, `r` of ranges, `near` of the ranges of five.
+// Inputs: 0 open, 1 high, 2 low, 3 close, then the measures in the order in which `expand` is given them. A digit in a
+// variable's name says how many rows ago it is; `m` are means of bodies, `r` of ranges, `near` of the ranges of five.
 rowwise! {
-    DOJI = "cdl_doji", true, 0, (o = 0 - 0, h = 1 - 0, l = 2 - 0, c = 3 - 0, r = 5 - 0) -> (mark) {
-        [pattern(body_of(o, c) <= VERY_SHORT * r, 100.0, [o, h, l, c])]
-    }
-
     ENGULFING = "cdl_engulfing", true, 2,
         (o = 0 - 0, h = 1 - 0, l = 2 - 0, c = 3 - 0, o1 = 0 - 1, c1 = 3 - 1, c2 = 3 - 2) -> (mark) {
         let rises = is_white(o, c)
@@ -176,16 +120,6 @@ rowwise! {
             & (min(o, c) - l > body_of(o, c))
             & (h - max(o, c) < VERY_SHORT * r)
             & (min(o, c) >= h1 - NEAR * near1)
-            & !m1.is_nan();
-        [pattern(is_there, -100.0, [o, h, l, c])]
-    }
-
-    SHOOTING_STAR = "cdl_shootingstar", true, 1,
-        (o = 0 - 0, h = 1 - 0, l = 2 - 0, c = 3 - 0, m = 4 - 0, r = 5 - 0, o1 = 0 - 1, c1 = 3 - 1, m1 = 4 - 1) -> (mark) {
-        let is_there = (body_of(o, c) < m)
-            & (h - max(o, c) > body_of(o, c))
-            & (min(o, c) - l < VERY_SHORT * r)
-            & (min(o, c) > max(o1, c1))
             & !m1.is_nan();
         [pattern(is_there, -100.0, [o, h, l, c])]
     }
@@ -248,10 +182,10 @@ rowwise! {
     }
 
     THREE_BLACK_CROWS = "cdl_3blackcrows", true, 3,
-        (o = 0 - 0, h = 1 - 0, l = 2 - 0, c = 3 - 0, r = 5 - 0,
-         o1 = 0 - 1, l1 = 2 - 1, c1 = 3 - 1, r1 = 5 - 1,
-         o2 = 0 - 2, l2 = 2 - 2, c2 = 3 - 2, r2 = 5 - 2,
-         o3 = 0 - 3, h3 = 1 - 3, c3 = 3 - 3, r3 = 5 - 3) -> (mark) {
+        (o = 0 - 0, h = 1 - 0, l = 2 - 0, c = 3 - 0, r = 4 - 0,
+         o1 = 0 - 1, l1 = 2 - 1, c1 = 3 - 1, r1 = 4 - 1,
+         o2 = 0 - 2, l2 = 2 - 2, c2 = 3 - 2, r2 = 4 - 2,
+         o3 = 0 - 3, h3 = 1 - 3, c3 = 3 - 3, r3 = 4 - 3) -> (mark) {
         let is_there = is_white(o3, c3)
             & is_black(o2, c2)
             & (c2 - l2 < VERY_SHORT * r2)
@@ -317,7 +251,10 @@ macro_rules! of_candles {
 pub(super) const INDICATORS: &[Indicator] = &[
     of_candles!(
         "cdl_doji",
-        |builder, _, _| expand(builder, DOJI),
+        |builder, _, _| {
+            let bars = bars(builder);
+            vec![doji(builder, bars)]
+        },
         "100 where the body is at most a tenth of the mean range of the ten candles before, else 0; 0 in the first 10 rows."
     ),
     of_candles!(
@@ -331,61 +268,64 @@ pub(super) const INDICATORS: &[Indicator] = &[
     ),
     of_candles!(
         "cdl_hammer",
-        |builder, _, _| expand(builder, HAMMER),
+        |builder, _, _| expand(builder, HAMMER, &[Body, Range, Near]),
         "100 for a short body with a lower shadow longer than it and a very short upper one, at or near the low before, else 0; 0 \
          in the first 11 rows."
     ),
     of_candles!(
         "cdl_shootingstar",
-        |builder, _, _| expand(builder, SHOOTING_STAR),
+        |builder, _, _| {
+            let bars = bars(builder);
+            vec![shooting_star(builder, bars)]
+        },
         "-100 for a short body above the body before, with an upper shadow longer than it and a very short lower one, else 0; 0 in \
          the first 11 rows."
     ),
     of_candles!(
         "cdl_morningstar",
-        |builder, _, _| expand(builder, MORNING_STAR),
+        |builder, _, _| expand(builder, MORNING_STAR, &[Body]),
         "100 for a long black candle, a short body below it, and a long white candle that closes more than 0.3 of the first body \
          above the first close, else 0; 0 in the first 12 rows."
     ),
     of_candles!(
         "cdl_eveningstar",
-        |builder, _, _| expand(builder, EVENING_STAR),
+        |builder, _, _| expand(builder, EVENING_STAR, &[Body]),
         "-100 for a long white candle, a short body above it, and a long black candle that closes more than 0.3 of the first body \
          below the first close, else 0; 0 in the first 12 rows."
     ),
     of_candles!(
         "cdl_harami",
-        |builder, _, _| expand(builder, HARAMI),
+        |builder, _, _| expand(builder, HARAMI, &[Body]),
         "100 for a short body within the long black body before, -100 within a long white one, 80 and -80 where they match at one \
          end, else 0; 0 in the first 11 rows."
     ),
     of_candles!(
         "cdl_3whitesoldiers",
-        |builder, _, _| expand(builder, THREE_WHITE_SOLDIERS),
+        |builder, _, _| expand(builder, THREE_WHITE_SOLDIERS, &[Body, Range, Near]),
         "100 for three white candles with rising closes and very short upper shadows, each opening within or near the body before, \
          none far shorter than the one before and the last not short, else 0; 0 in the first 12 rows."
     ),
     of_candles!(
         "cdl_3blackcrows",
-        |builder, _, _| expand(builder, THREE_BLACK_CROWS),
+        |builder, _, _| expand(builder, THREE_BLACK_CROWS, &[Range]),
         "-100 for three black candles with falling closes and very short lower shadows after a white candle, each opening within \
          the body before, else 0; 0 in the first 13 rows."
     ),
     of_candles!(
         "cdl_hangingman",
-        |builder, _, _| expand(builder, HANGING_MAN),
+        |builder, _, _| expand(builder, HANGING_MAN, &[Body, Range, Near]),
         "-100 for a short body with a lower shadow longer than it and a very short upper one, at or near the high before, else 0; \
          0 in the first 11 rows."
     ),
     of_candles!(
         "cdl_piercing",
-        |builder, _, _| expand(builder, PIERCING),
+        |builder, _, _| expand(builder, PIERCING, &[Body]),
         "100 for a long black candle and a long white one that opens below its low and closes within the upper half of its body, \
          else 0; 0 in the first 11 rows."
     ),
     of_candles!(
         "cdl_darkcloudcover",
-        |builder, _, _| expand(builder, DARK_CLOUD_COVER),
+        |builder, _, _| expand(builder, DARK_CLOUD_COVER, &[Body]),
         "-100 for a long white candle and a black one that opens above its high and closes within the lower half of its body, else \
          0; 0 in the first 11 rows."
     ),

@@ -27,6 +27,13 @@ pub enum Input {
     Constant(u64),
 }
 
+impl Input {
+    /// Whether it is a column of numbers that is handed over.
+    pub(super) fn is_column(self) -> bool {
+        !matches!(self, Self::Day | Self::TimeOfDay | Self::Constant(_))
+    }
+}
+
 /// An output of a node: the handle by which features are put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Series {

@@ -7,6 +7,7 @@ mod lanes;
 mod registers;
 mod tree;
 
+pub(super) mod candle_means;
 pub(super) mod comoments;
 pub(super) mod deviation;
 pub(super) mod extremes;

@@ -242,6 +242,40 @@ __device__ inline Scan<DifferenceKernel<true>> ppo() {
     return Scan<DifferenceKernel<true>>(DifferenceKernel<true>{exponential(FAST, 0), exponential(SLOW, 0)});
 }
 
+// The true range of a bar after another, both of high, low and close.
+__device__ inline double range_after(const double* x, const double* before) {
+    const double close = before[2];
+    return (x[0] > close ? x[0] : close) - (x[1] < close ? x[1] : close);
+}
+
+// Wilder's mean of it over PERIOD rows.
+template <u64 PERIOD>
+__device__ inline double mean_range(double& mean, i64 row, const double* x, const double* before) {
+    const double n = (double)PERIOD;
+    if (row > (i64)PERIOD) return mean = fma((n - 1.0) / n, mean, range_after(x, before) * (1.0 / n));
+    if (row > 0) mean += range_after(x, before);
+    if (row < (i64)PERIOD) return nan_value();
+    return mean /= n;
+}
+
+template <u64 PERIOD, bool RELATIVE>
+struct WidthKernel {
+    static const int INPUTS = 3, OUTPUTS = 1, CARRY = 1;
+    static const i64 FIRST_ROWS = ALL_ROWS;
+    __device__ void row(double* carry, i64 row, const double* x, const double* before, double* out) const {
+        const double mean = mean_range<PERIOD>(carry[0], row, x, before);
+        out[0] = RELATIVE ? 100.0 * (mean / x[2]) : mean;
+    }
+};
+template <u64 PERIOD>
+__device__ inline Scan<WidthKernel<PERIOD, false>> atr() {
+    return Scan<WidthKernel<PERIOD, false>>(WidthKernel<PERIOD, false>{});
+}
+template <u64 PERIOD>
+__device__ inline Scan<WidthKernel<PERIOD, true>> natr() {
+    return Scan<WidthKernel<PERIOD, true>>(WidthKernel<PERIOD, true>{});
+}
+
 // +DI, -DI and DX of high, low and close.
 struct DirectionKernel {
     static const int INPUTS = 3, OUTPUTS = 3, CARRY = 3;
@@ -251,12 +285,10 @@ struct DirectionKernel {
     __device__ void row(double* sums, i64 row, const double* x, const double* before, double* out) const {
         out[0] = out[1] = out[2] = nan_value();
         if (row == 0) return;
-        const double high = x[0], low = x[1], close = before[2];
-        const double up = high - before[0], down = before[1] - low;
+        const double up = x[0] - before[0], down = before[1] - x[1];
         const double plus = up > down && up > 0.0 ? up : 0.0;
         const double minus = down > up && down > 0.0 ? down : 0.0;
-        const double highest = high > close ? high : close, lowest = low < close ? low : close;
-        const double movement[3] = {plus, minus, highest - lowest};
+        const double movement[3] = {plus, minus, range_after(x, before)};
         for (int k = 0; k < 3; k++) sums[k] = row < period ? sums[k] + movement[k] : fma(b, sums[k], movement[k]);
         if (row < period) return;
         out[0] = percent(sums[0], sums[2]);
@@ -384,16 +416,20 @@ __device__ inline Scan<ParabolicKernel> sar() {
     return Scan<ParabolicKernel>(ParabolicKernel{number(ACCELERATION), number(MAXIMUM)});
 }
 
+template <u64 PERIOD>
 struct SupertrendKernel {
-    static const int INPUTS = 4, OUTPUTS = 2, CARRY = 3;
-    static const i64 FIRST_ROWS = 1;
+    static const int INPUTS = 3, OUTPUTS = 2, CARRY = 4;
+    static const i64 FIRST_ROWS = PERIOD + 1;
     double width;
     __device__ void row(double* carry, i64 row, const double* x, const double* before, double* out) const {
-        double upper = carry[0], lower = carry[1], side = carry[2];
-        const double close = x[2], range = x[3], close_before = before[2];
+        const double range = mean_range<PERIOD>(carry[0], row, x, before);
+        out[0] = out[1] = nan_value();
+        if (row < (i64)PERIOD) return;
+        double upper = carry[1], lower = carry[2], side = carry[3];
+        const double close = x[2], close_before = before[2];
         const double middle = 0.5 * (x[0] + x[1]);
         const double above = fma(width, range, middle), below = fma(-width, range, middle);
-        if (row == 0) {
+        if (row == (i64)PERIOD) {
             upper = above;
             lower = below;
             side = 1.0;
@@ -404,14 +440,14 @@ struct SupertrendKernel {
         }
         out[0] = side > 0.0 ? lower : upper;
         out[1] = side;
-        carry[0] = upper;
-        carry[1] = lower;
-        carry[2] = side;
+        carry[1] = upper;
+        carry[2] = lower;
+        carry[3] = side;
     }
 };
-template <u64 WIDTH>
-__device__ inline Scan<SupertrendKernel> supertrend() {
-    return Scan<SupertrendKernel>(SupertrendKernel{number(WIDTH)});
+template <u64 PERIOD, u64 WIDTH>
+__device__ inline Scan<SupertrendKernel<PERIOD>> supertrend() {
+    return Scan<SupertrendKernel<PERIOD>>(SupertrendKernel<PERIOD>{number(WIDTH)});
 }
 
 // Running sums. They are carried from chunk to chunk: what a chunk does to the sum before it is to add its own, unless an

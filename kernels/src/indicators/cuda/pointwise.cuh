@@ -27,10 +27,6 @@ __device__ inline double smaller(double x, double y) { return is_nan(x) || x < y
     template <u64 LAG, class X, class Y, class Z, class W> \
     __device__ inline double name(X in_x, Y in_y, Z in_z, W in_w) { \
         const double x = in_x[0], y = in_y[0], z = in_z[0], w = in_w[0]; return expression; }
-#define FORMULA_5(name, expression) \
-    template <u64 LAG, class X, class Y, class Z, class W, class V> \
-    __device__ inline double name(X in_x, Y in_y, Z in_z, W in_w, V in_v) { \
-        const double x = in_x[0], y = in_y[0], z = in_z[0], w = in_w[0], v = in_v[0]; return expression; }
 // With one number `p`.
 #define FORMULA_1P(name, expression) \
     template <u64 P, u64 LAG, class X> __device__ inline double name(X in_x) { \
@@ -79,10 +75,6 @@ FORMULA_1P(scaled, x * p)
     template <u64 P, u64 LAG, class X> __device__ inline double name(X in_x) { \
         const double x = in_x[0], x_before = in_x[-(int)LAG], p = number(P); return expression; }
 
-#define FORMULA_6(name, expression) \
-    template <u64 LAG, class X, class Y, class Z, class W, class V, class U> \
-    __device__ inline double name(X in_x, Y in_y, Z in_z, W in_w, V in_v, U in_u) { \
-        const double x = in_x[0], y = in_y[0], z = in_z[0], w = in_w[0], v = in_v[0], u = in_u[0]; return expression; }
 #define FORMULA_3P(name, expression) \
     template <u64 P, u64 LAG, class X, class Y, class Z> __device__ inline double name(X in_x, Y in_y, Z in_z) { \
         const double x = in_x[0], y = in_y[0], z = in_z[0], p = number(P); return expression; }
@@ -136,13 +128,14 @@ FORMULA_3(percent_below, -100.0 * quotient_or(y - x, y - z, 0.0))
 FORMULA_2(where_defined, is_nan(y) ? y : x)
 FORMULA_2(channel, quotient_or(x, 0.015 * y, 0.0))
 FORMULA_1P(freshness, 100.0 * ((p - x) / p))
-FORMULA_6(ultimate,
-          100.0 * ((4.0 * quotient_or(x, y, 0.0) + 2.0 * quotient_or(z, w, 0.0) + quotient_or(v, u, 0.0)) / 7.0))
-FORMULA_2(ratio, quotient_or(x, y, nan_value()))
-FORMULA_2(percent_up, 100.0 * quotient_or(x, y, 0.0))
+FORMULA_3(ultimate, 100.0 * ((4.0 * x + 2.0 * y + z) / 7.0))
+FORMULA_2(share, quotient_or(x, y, 0.0))
 LAGGED_1(rise, x - x_before < 0.0 ? 0.0 : x - x_before)
 LAGGED_1(movement, fabs(x - x_before))
 LAGGED_2(reach, fabs(x - y_before))
+// The close less the true low.
+template <u64 LAG, class L, class C>
+__device__ inline double pressure(L low, C close) { return close[0] - smaller(low[0], close[-(int)LAG]); }
 }  // namespace oscillators
 namespace ranges {
 FORMULA_3(typical_price, (x + y + z) / 3.0)
@@ -162,12 +155,11 @@ __device__ inline double true_range_of(H high, L low, C close) {
     return larger(larger(high[0] - low[0], fabs(high[0] - before)), fabs(low[0] - before));
 }
 LAGGED_2(log_gap, log_ratio(x, y_before))
-LAGGED_2(true_low_of, smaller(x, y_before))
 }  // namespace ranges
 namespace volume {
 FORMULA_2(ratio, quotient_or(x, y, nan_value()))
 FORMULA_4(flow_in_range, quotient_or((z - y) - (x - z), x - y, 0.0) * w)
-FORMULA_2P(percent_rising, 100.0 * quotient_or(x, y, p / 100.0))
+FORMULA_2P(percent, 100.0 * quotient_or(x, y, p / 100.0))
 LAGGED_2P(rising_flow, unless_nan((x - x_before) + x * y, x - x_before > p * fabs(x) ? x * y : 0.0))
 LAGGED_2P(flow, unless_nan((x - x_before) + x * y, fabs(x - x_before) > p * fabs(x) ? x * y : 0.0))
 }  // namespace volume

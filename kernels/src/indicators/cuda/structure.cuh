@@ -47,19 +47,14 @@ __device__ inline void fvg(O, H high, L low, C close, double& bull, double& bear
     bear_pct = larger(below, 0.0) / close[0];
 }
 
-// The mean body of the ten candles before the present one, their mean range, and the mean range of the last five of them.
-template <class O, class H, class L, class C>
-__device__ inline void candle_means(O o, H h, L l, C c, double& body, double& range, double& near) {
-    double bodies = 0.0, ranges = 0.0, nears = 0.0;
-    for (int k = -10; k < 0; k++) {
-        bodies += fabs(c[k] - o[k]);
-        ranges += h[k] - l[k];
-        if (k >= -5) nears += h[k] - l[k];
-    }
-    body = bodies / 10.0;
-    range = ranges / 10.0;
-    near = nears / 5.0;
-}
+template <class O, class C>
+__device__ inline double body_size(O o, C c) { return fabs(c[0] - o[0]); }
+
+template <class H, class L>
+__device__ inline double bar_range(H h, L l) { return h[0] - l[0]; }
+
+template <u64 ROWS, class X>
+__device__ inline double sum_over_rows_before(X sum) { return sum[-1] / (double)ROWS; }
 
 __device__ inline double body_of(double o, double c) { return fabs(c - o); }
 
@@ -87,7 +82,25 @@ struct Candles {
         __VA_ARGS__ \
     }
 
-PATTERN(cdl_doji, 0, return k.mark(k.body(0) <= 0.1 * k.r[0], 100.0);)
+template <class O, class H, class L, class C, class R>
+__device__ inline double cdl_doji(O o, H h, L l, C c, R range) {
+    const bool is_missing = is_nan(o[0]) || is_nan(h[0]) || is_nan(l[0]) || is_nan(c[0]);
+    return is_missing ? nan_value() : fabs(c[0] - o[0]) <= 0.1 * range[0] ? 100.0 : 0.0;
+}
+// Whether the candle is a shooting star but for its lower shadow.
+template <class O, class H, class L, class C, class M>
+__device__ inline double star(O o, H h, L l, C c, M mean) {
+    if (is_nan(o[0]) || is_nan(h[0]) || is_nan(l[0]) || is_nan(c[0])) return nan_value();
+    const double body = fabs(c[0] - o[0]);
+    const bool is_there = body < mean[0] && h[0] - larger(o[0], c[0]) > body
+        && smaller(o[0], c[0]) > larger(o[-1], c[-1]) && !is_nan(mean[-1]);
+    return is_there ? 1.0 : 0.0;
+}
+template <class O, class H, class L, class C, class S, class R>
+__device__ inline double cdl_shootingstar(O o, H, L l, C c, S is_star, R range) {
+    if (is_nan(is_star[0])) return nan_value();
+    return is_star[0] == 1.0 && smaller(o[0], c[0]) - l[0] < 0.1 * range[0] ? -100.0 : 0.0;
+}
 template <class O, class H, class L, class C>
 __device__ inline double cdl_engulfing(O o, H h, L l, C c) {
     const bool is_white = c[0] >= o[0], is_black = c[0] < o[0], was_white = c[-1] >= o[-1], was_black = c[-1] < o[-1];
@@ -107,11 +120,6 @@ PATTERN(cdl_hammer, 1, {
 PATTERN(cdl_hangingman, 1, {
     const bool is_there = k.body(0) < k.m[0] && k.bottom(0) - k.l[0] > k.body(0)
         && k.h[0] - k.top(0) < 0.1 * k.r[0] && k.bottom(0) >= k.h[1] - 0.2 * k.near[1] && !is_nan(k.m[1]);
-    return k.mark(is_there, -100.0);
-})
-PATTERN(cdl_shootingstar, 1, {
-    const bool is_there = k.body(0) < k.m[0] && k.h[0] - k.top(0) > k.body(0)
-        && k.bottom(0) - k.l[0] < 0.1 * k.r[0] && k.bottom(0) > k.top(1) && !is_nan(k.m[1]);
     return k.mark(is_there, -100.0);
 })
 PATTERN(cdl_harami, 1, {
@@ -379,19 +387,6 @@ __device__ inline void month_of_year(X day, double& sine, double& cosine) {
 }
 
 // Between the recurrences: twins of the windows of `recurrence/*.rs`. The last word is the lookback.
-
-template <u64 LAG, class H, class L, class C>
-__device__ inline double true_range(H in_high, L in_low, C in_close) {
-    const double high = in_high[0], low = in_low[0], before = in_close[-(int)LAG];
-    const double highest = high > before ? high : before, lowest = low < before ? low : before;
-    return is_nan(high) || is_nan(low) ? nan_value() : highest - lowest;
-}
-
-template <u64 LAG, class H, class L, class C>
-__device__ inline double typical_price(H h, L l, C c) { return (h[0] + l[0] + c[0]) / 3.0; }
-
-template <u64 LAG, class X, class Y>
-__device__ inline double percent_of(X part, Y whole) { return 100.0 * (part[0] / whole[0]); }
 
 template <u64 LAG, class X>
 __device__ inline double mean_of_two(X x) { return 0.5 * (x[0] + x[-(int)LAG]); }

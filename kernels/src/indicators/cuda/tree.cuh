@@ -137,6 +137,21 @@ struct Mean {
     }
 };
 
+// The sum, and the sum with weights 1, 2 ...; result: the weighted mean.
+struct Weighted {
+    static const int K = 2, O = 1;
+    __device__ static void leaf(double x, double, double* s) { s[0] = x; s[1] = x; }
+    __device__ static void factors(int older, int, int, double* f) { f[0] = (double)older; }
+    __device__ static void join(const double* older, const double* newer, const double*, const double* f, double* out) {
+        out[0] = newer[0] + older[0];
+        out[1] = fma(newer[0], f[0], newer[1] + older[1]);
+    }
+    __device__ static void result(const double* s, double, double, int rows, double* out) {
+        const double n = (double)rows;
+        out[0] = s[1] * (2.0 / (n * (n + 1.0)));
+    }
+};
+
 struct Largest {
     static const int K = 1, O = 1;
     __device__ static void factors(int, int, int, double*) {}

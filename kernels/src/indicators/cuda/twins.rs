@@ -72,7 +72,6 @@ const TWINS: &[Twin] = &[
     ("window::comoments::slope", &[], Light),
     ("window::regression::at", &[], Light),
     ("window::regression::explained", &[], Light),
-    ("window::regression::twice_less", &[], Light),
     ("window::returns::before", &[], Light),
     ("window::returns::change", &[], Light),
     ("window::returns::relative", &[], Light),
@@ -84,30 +83,20 @@ const TWINS: &[Twin] = &[
     ("window::oscillators::channel", &[], Light),
     ("window::oscillators::freshness", &[], Light),
     ("window::oscillators::ultimate", &[], Light),
-    ("window::oscillators::ratio", &[], Light),
-    ("window::oscillators::percent_up", &[], Light),
-    ("window::oscillators::rise", &[], Light),
-    ("window::oscillators::movement", &[], Light),
     ("window::ranges::typical_price", &[], Light),
     ("window::ranges::middle_price", &[], Light),
     ("window::ranges::power", &[], Light),
     ("window::ranges::root", &[], Light),
     ("window::ranges::yang_zhang_of", &[], Light),
     ("window::volume::ratio", &[], Light),
-    ("window::volume::flow_in_range", &[], Light),
-    ("window::volume::percent_rising", &[], Light),
     ("window::returns::log_relative", &[], Heavy),
     ("window::ranges::squared_log_range", &[], Heavy),
     ("window::ranges::garman_klass_of", &[], Heavy),
     ("window::ranges::rogers_satchell_of", &[], Heavy),
     ("window::ranges::log_body", &[], Heavy),
     ("window::ranges::choppiness", &[], Heavy),
-    ("window::oscillators::reach", &[0, 1], Light),
     ("window::ranges::true_range_of", &[0, 0, 1], Light),
     ("window::ranges::log_gap", &[0, 1], Heavy),
-    ("window::ranges::true_low_of", &[0, 1], Light),
-    ("window::volume::rising_flow", &[1, 0], Light),
-    ("window::volume::flow", &[1, 0], Light),
     ("body_ratio", &[], Light),
     ("upper_shadow_ratio", &[], Light),
     ("lower_shadow_ratio", &[], Light),
@@ -122,12 +111,9 @@ const TWINS: &[Twin] = &[
     ("hl_ratio", &[], Light),
     ("co_ratio", &[], Light),
     ("fvg", &[0, 2, 2, 0], Light),
-    ("candle_means", &[], Heavy),
-    ("cdl_doji", &[], Light),
     ("cdl_engulfing", &[], Light),
     ("cdl_hammer", &[], Light),
     ("cdl_hangingman", &[], Light),
-    ("cdl_shootingstar", &[], Light),
     ("cdl_harami", &[], Light),
     ("cdl_morningstar", &[], Light),
     ("cdl_eveningstar", &[], Light),
@@ -144,9 +130,6 @@ const TWINS: &[Twin] = &[
     ("time_of_day", &[], Heavy),
     ("day_of_week", &[], Heavy),
     ("month_of_year", &[], Heavy),
-    ("true range", &[0, 0, 1], Light),
-    ("typical price", &[], Light),
-    ("percent of", &[], Light),
     ("mean of two", &[], Light),
     ("force", &[1, 0], Light),
     ("channel", &[], Light),
@@ -166,6 +149,8 @@ const RECURRENCES: &[&str] = &[
     "ema",
     "ema0",
     "rma",
+    "atr",
+    "natr",
     "macd",
     "macd0",
     "rsi",
@@ -229,7 +214,8 @@ fn function(id: &Id) -> String {
 /// The operations of a window; nothing if it has no twin.
 pub(super) fn window(code: &mut Code, window: &dyn Window, inputs: &[Value]) -> Option<Vec<Value>> {
     let id = window.id();
-    if let Some(values) = tree::operations(code, &id, inputs) {
+    let of_tree = tree::operations(code, &id, inputs);
+    if let Some(values) = of_tree.or_else(|| tree::of_terms(code, &id, inputs)) {
         return Some(values);
     }
     match short(&id) {
@@ -245,6 +231,15 @@ pub(super) fn window(code: &mut Code, window: &dyn Window, inputs: &[Value]) -> 
         "spectral entropy" => return spectral_entropy(code, &id, inputs),
         _ => {}
     }
+    // Patterns are written for all measures; which of them stand for those that a pattern does not read does not matter.
+    let with_measures: Vec<Value>;
+    let inputs = if short(&id).starts_with("cdl_") && (5..7).contains(&inputs.len()) {
+        let measures = [4, inputs.len() - 1, 4].map(|k| inputs[k]);
+        with_measures = [&inputs[..4], &measures].concat();
+        &with_measures
+    } else {
+        inputs
+    };
     let (_, lookback, cost) = TWINS.iter().find(|(name, ..)| *name == short(&id))?;
     let reads: Vec<(Value, usize)> = inputs
         .iter()

@@ -1,7 +1,5 @@
 //! Results of a program on a whole series, as `f64` or `f32`.
 
-use std::mem::MaybeUninit;
-
 use super::super::program::Program;
 use crate::bars::Bars;
 
@@ -45,22 +43,15 @@ impl<T: Number> Columns<T> {
         let n_rows = bars.len();
         self.columns.resize_with(program.n_outputs(), Vec::new);
         for column in &mut self.columns {
-            column.clear();
             if column.capacity() < n_rows {
-                *column = Vec::with_capacity(n_rows);
-                advise_large_pages(column.spare_capacity_mut());
+                // Zeros that the system gives with the memory: nothing is written here.
+                *column = vec![T::ZERO; n_rows];
+                advise_large_pages(column);
             }
+            column.resize(n_rows, T::ZERO);
         }
-        let mut results: Vec<&mut [MaybeUninit<T>]> = self
-            .columns
-            .iter_mut()
-            .map(|column| &mut column.spare_capacity_mut()[..n_rows])
-            .collect();
+        let mut results: Vec<&mut [T]> = self.columns.iter_mut().map(Vec::as_mut_slice).collect();
         super::threads::compute(program, bars, columns, &mut results);
-        for column in &mut self.columns {
-            // SAFETY: `compute` writes every row of every column.
-            unsafe { column.set_len(n_rows) };
-        }
     }
 
     /// Each column, in order.
@@ -83,7 +74,7 @@ impl<T> std::ops::Index<usize> for Columns<T> {
 }
 
 /// Asks for large pages where a column is long: a page fault for every 512 numbers costs as much as to write them.
-fn advise_large_pages<T>(memory: &mut [MaybeUninit<T>]) {
+fn advise_large_pages<T>(memory: &mut [T]) {
     #[cfg(target_os = "linux")]
     {
         const PAGE: usize = 4096;
@@ -103,13 +94,16 @@ fn advise_large_pages<T>(memory: &mut [MaybeUninit<T>]) {
 }
 
 mod private {
-    use std::mem::MaybeUninit;
-
     /// How a number is written to results.
     pub trait Emit: Sized {
+        /// Zero.
+        const ZERO: Self;
+        /// Whether it is `f64`, so that kernels can write it.
+        const IS_F64: bool;
+
         /// Writes `values` as this type, one NaN for everything that is not a number or too large. `past_the_cache`: the
         /// results are not expected in the cache, where they only would take the place of something else.
-        fn emit(values: &[f64], out: &mut [MaybeUninit<Self>], past_the_cache: bool);
+        fn emit(values: &[f64], out: &mut [Self], past_the_cache: bool);
     }
 }
 
@@ -127,8 +121,11 @@ fn finite_f32_or_nan(x: f64) -> f32 {
 }
 
 impl private::Emit for f64 {
+    const ZERO: Self = 0.0;
+    const IS_F64: bool = true;
+
     #[inline]
-    fn emit(values: &[f64], out: &mut [MaybeUninit<Self>], past_the_cache: bool) {
+    fn emit(values: &[f64], out: &mut [Self], past_the_cache: bool) {
         assert_eq!(values.len(), out.len(), "rows");
         #[cfg(target_arch = "x86_64")]
         if past_the_cache && crate::dispatch::level() == crate::dispatch::Level::Avx512 {
@@ -141,8 +138,11 @@ impl private::Emit for f64 {
 }
 
 impl private::Emit for f32 {
+    const ZERO: Self = 0.0;
+    const IS_F64: bool = false;
+
     #[inline]
-    fn emit(values: &[f64], out: &mut [MaybeUninit<Self>], past_the_cache: bool) {
+    fn emit(values: &[f64], out: &mut [Self], past_the_cache: bool) {
         assert_eq!(values.len(), out.len(), "rows");
         #[cfg(target_arch = "x86_64")]
         if past_the_cache && crate::dispatch::level() == crate::dispatch::Level::Avx512 {
@@ -155,15 +155,25 @@ impl private::Emit for f32 {
 }
 
 crate::dispatch::dispatched! {
-    fn plain_f64(values: &[f64], out: &mut [MaybeUninit<f64>]) {
-        for (out, x) in out.iter_mut().zip(values) {
-            out.write(finite_or_nan(*x));
+    /// Makes one NaN of everything that is no number.
+    pub(super) fn keep_finite(values: &mut [f64]) {
+        // Mostly there is nothing to be done, and to read is less than to write.
+        if !values.iter().fold(true, |is_finite, x| is_finite & x.is_finite()) {
+            for x in values {
+                *x = finite_or_nan(*x);
+            }
         }
     }
 
-    fn plain_f32(values: &[f64], out: &mut [MaybeUninit<f32>]) {
+    fn plain_f64(values: &[f64], out: &mut [f64]) {
         for (out, x) in out.iter_mut().zip(values) {
-            out.write(finite_f32_or_nan(*x));
+            *out = finite_or_nan(*x);
+        }
+    }
+
+    fn plain_f32(values: &[f64], out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(values) {
+            *out = finite_f32_or_nan(*x);
         }
     }
 }
@@ -171,29 +181,27 @@ crate::dispatch::dispatched! {
 /// Stores that go past the cache. Whoever hands the results to another thread fences first, see [`fence`].
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use super::{finite_f32_or_nan, finite_or_nan};
     use std::arch::x86_64::{
         _CMP_LT_OQ, _mm512_abs_pd, _mm512_abs_ps, _mm512_castps256_ps512, _mm512_cmp_pd_mask,
         _mm512_cmp_ps_mask, _mm512_cvtpd_ps, _mm512_insertf32x8, _mm512_loadu_pd,
         _mm512_mask_blend_pd, _mm512_mask_blend_ps, _mm512_set1_pd, _mm512_set1_ps,
         _mm512_stream_pd, _mm512_stream_ps,
     };
-    use std::mem::MaybeUninit;
-
-    use super::{finite_f32_or_nan, finite_or_nan};
 
     /// Elements before the first whole cache line of `out`.
-    fn before_line<T>(out: &[MaybeUninit<T>]) -> usize {
+    fn before_line<T>(out: &[T]) -> usize {
         let rest = (out.as_ptr() as usize).next_multiple_of(64) - out.as_ptr() as usize;
         (rest / size_of::<T>()).min(out.len())
     }
 
     #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw")]
-    pub(super) fn emit_f64(values: &[f64], out: &mut [MaybeUninit<f64>]) {
+    pub(super) fn emit_f64(values: &[f64], out: &mut [f64]) {
         let head = before_line(out);
         let (values_head, values) = values.split_at(head);
         let (out_head, out) = out.split_at_mut(head);
         for (out, x) in out_head.iter_mut().zip(values_head) {
-            out.write(finite_or_nan(*x));
+            *out = finite_or_nan(*x);
         }
         let (lines, values_tail) = values.as_chunks::<8>();
         let (out_lines, out_tail) = out.as_chunks_mut::<8>();
@@ -204,24 +212,21 @@ mod x86 {
             let is_finite = _mm512_cmp_pd_mask::<_CMP_LT_OQ>(_mm512_abs_pd(x), infinity);
             // SAFETY: eight numbers are written, at the start of a cache line.
             unsafe {
-                _mm512_stream_pd(
-                    out.as_mut_ptr().cast(),
-                    _mm512_mask_blend_pd(is_finite, nan, x),
-                );
+                _mm512_stream_pd(out.as_mut_ptr(), _mm512_mask_blend_pd(is_finite, nan, x));
             }
         }
         for (out, x) in out_tail.iter_mut().zip(values_tail) {
-            out.write(finite_or_nan(*x));
+            *out = finite_or_nan(*x);
         }
     }
 
     #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw")]
-    pub(super) fn emit_f32(values: &[f64], out: &mut [MaybeUninit<f32>]) {
+    pub(super) fn emit_f32(values: &[f64], out: &mut [f32]) {
         let head = before_line(out);
         let (values_head, values) = values.split_at(head);
         let (out_head, out) = out.split_at_mut(head);
         for (out, x) in out_head.iter_mut().zip(values_head) {
-            out.write(finite_f32_or_nan(*x));
+            *out = finite_f32_or_nan(*x);
         }
         let (lines, values_tail) = values.as_chunks::<16>();
         let (out_lines, out_tail) = out.as_chunks_mut::<16>();
@@ -239,14 +244,11 @@ mod x86 {
             let is_finite = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(x), infinity);
             // SAFETY: sixteen numbers are written, at the start of a cache line.
             unsafe {
-                _mm512_stream_ps(
-                    out.as_mut_ptr().cast(),
-                    _mm512_mask_blend_ps(is_finite, nan, x),
-                );
+                _mm512_stream_ps(out.as_mut_ptr(), _mm512_mask_blend_ps(is_finite, nan, x));
             }
         }
         for (out, x) in out_tail.iter_mut().zip(values_tail) {
-            out.write(finite_f32_or_nan(*x));
+            *out = finite_f32_or_nan(*x);
         }
     }
 }
@@ -289,14 +291,13 @@ mod tests {
         for past_the_cache in [false, true] {
             for start in 0..9 {
                 for n in [0, 1, 7, 8, 40, 150] {
-                    let mut out = vec![MaybeUninit::new(T::default()); start + n];
+                    let mut out = vec![T::default(); start + n];
 
                     T::emit(&values[..n], &mut out[start..], past_the_cache);
                     fence();
 
                     for (out, x) in out[start..].iter().zip(&values) {
-                        // SAFETY: written by `emit`, and before that by `new`.
-                        let out: f64 = unsafe { out.assume_init() }.into();
+                        let out: f64 = (*out).into();
                         assert_eq!(out.to_bits(), expected(*x).to_bits(), "{x}");
                     }
                 }

@@ -43,6 +43,11 @@ impl<T> Few<T> {
     }
 
     #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.n
+    }
+
+    #[inline]
     pub(super) fn all(&mut self) -> &mut [T] {
         // SAFETY: the first `n` values have been written.
         unsafe { std::slice::from_raw_parts_mut(self.values.as_mut_ptr().cast(), self.n) }

@@ -22,6 +22,8 @@ pub(super) struct Plan {
     pub(super) places: Vec<Place>,
     /// What leaves the program: the output among `places`, and its position among the results.
     pub(super) wanted: Vec<(usize, usize)>,
+    /// The results that are all outputs of a step, in their order, one step after the other.
+    pub(super) last: Vec<usize>,
     /// Those of `places` that have a history, with the column of the bars that they repeat.
     pub(super) kept: Vec<(Place, Option<usize>)>,
     /// Series that are filled once: which of `places`, and their number.
@@ -39,6 +41,8 @@ pub(super) struct Step {
     pub(super) reads: Range<usize>,
     pub(super) places: Range<usize>,
     pub(super) wanted: Range<usize>,
+    /// Where each output of a step is a result and nothing else, which of `last` they are; else empty.
+    pub(super) last: Range<usize>,
 }
 
 /// What a step does.
@@ -112,6 +116,7 @@ impl Plan {
             reads: Vec::new(),
             places: Vec::with_capacity(n_series),
             wanted: Vec::new(),
+            last: Vec::new(),
             kept: Vec::new(),
             constants: Vec::new(),
             n_values: 0,
@@ -171,7 +176,21 @@ impl Plan {
                     plan.wanted.push((index(output), result));
                 }
             }
+            let last = plan.last.len();
+            let leaves = |one: usize| {
+                let mut results = plan.wanted[wanted..].iter().filter(|w| w.0 == one);
+                match (results.next(), results.next()) {
+                    (Some((_, result)), None) if last_reader[one] == position => Some(*result),
+                    _ => None,
+                }
+            };
+            if matches!(action, Action::Window | Action::Recurrence(_))
+                && let Some(results) = series.clone().map(leaves).collect::<Option<Vec<_>>>()
+            {
+                plan.last.extend(results);
+            }
             plan.steps.push(Step {
+                last: last..plan.last.len(),
                 action,
                 lookback: lookback(&node.work),
                 reads: reads..plan.reads.len(),

@@ -9,7 +9,6 @@
 //! that anybody sees: every output is computed in the same way by whoever computes it.
 
 use std::{
-    mem::MaybeUninit,
     ops::Range,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -19,14 +18,14 @@ use super::{
     columns::{self, Number},
 };
 use crate::bars::Bars;
-use crate::indicators::program::{Program, Work};
+use crate::indicators::program::{Node, Program, Work};
 
 /// Series with fewer rows are computed by one thread: to start others would take longer.
 const FEWEST_ROWS: usize = 16 * BLOCK;
 /// Rows of a run, at least: a thread's memory is warm long before.
 const SHORTEST_RUN: usize = 16 * BLOCK;
-/// Results of more bytes than this are not expected to stay in the cache.
-const CACHED_BYTES: usize = 8 << 20;
+/// Where bars and results have more bytes than this together, results are not expected to stay in the cache.
+const CACHED_BYTES: usize = 16 << 20;
 /// Nanoseconds that one row of one result takes on its way to memory, about.
 const EMIT_NS: f64 = 0.3;
 /// Blocks on which costs are measured, after one to warm up.
@@ -37,7 +36,7 @@ pub(super) fn compute<T: Number>(
     program: &Program,
     bars: Bars<'_>,
     columns: &[&[f64]],
-    results: &mut [&mut [MaybeUninit<T>]],
+    results: &mut [&mut [T]],
 ) {
     let n_rows = bars.len();
     assert!(
@@ -50,8 +49,11 @@ pub(super) fn compute<T: Number>(
         ts_ns: bars.ts_ns,
         columns: all,
     };
+    let is_read = |node: &Node| matches!(node.work, Work::Input(input) if input.is_column());
+    let n_read = program.nodes.iter().filter(|node| is_read(node)).count();
     let results = Results {
-        past_the_cache: n_rows * results.len() * size_of::<T>() > CACHED_BYTES,
+        past_the_cache: n_rows * (n_read * size_of::<f64>() + results.len() * size_of::<T>())
+            > CACHED_BYTES,
         columns: results
             .iter_mut()
             .map(|column| column.as_mut_ptr())
@@ -138,7 +140,7 @@ impl<'a> SeriesOfBars<'a> {
 
 /// The columns of results, of which threads write different parts.
 struct Results<T> {
-    columns: Vec<*mut MaybeUninit<T>>,
+    columns: Vec<*mut T>,
     n_rows: usize,
     past_the_cache: bool,
 }
@@ -157,7 +159,24 @@ struct Rows<'a, T> {
     first: usize,
 }
 
+impl<T: Number> Rows<'_, T> {
+    /// The first of `n` rows of that output from row `row` of the results on.
+    fn rows(&self, output: usize, row: usize, n: usize) -> *mut T {
+        assert!(row + n <= self.results.n_rows, "rows of the results");
+        // SAFETY: rows of that column, by the check above.
+        unsafe { self.results.columns[self.outputs[output]].add(row) }
+    }
+}
+
 impl<T: Number> Sink for Rows<'_, T> {
+    fn place(&mut self, output: usize, start: usize, n: usize) -> Option<*mut f64> {
+        if !T::IS_F64 || self.results.past_the_cache || start < self.skip {
+            return None;
+        }
+        let rows = self.rows(output, self.first + start - self.skip, n);
+        Some(rows.cast())
+    }
+
     fn put(&mut self, output: usize, start: usize, values: &[f64]) {
         let skipped = self.skip.saturating_sub(start).min(values.len());
         let values = &values[skipped..];
@@ -165,13 +184,9 @@ impl<T: Number> Sink for Rows<'_, T> {
             return;
         }
         let row = self.first + start + skipped - self.skip;
-        let column = self.results.columns[self.outputs[output]];
-        assert!(
-            row + values.len() <= self.results.n_rows,
-            "rows of the results"
-        );
-        // SAFETY: rows of that column, by the check above; this task alone has them.
-        let out = unsafe { std::slice::from_raw_parts_mut(column.add(row), values.len()) };
+        let rows = self.rows(output, row, values.len());
+        // SAFETY: this task alone has them.
+        let out = unsafe { std::slice::from_raw_parts_mut(rows, values.len()) };
         T::emit(values, out, self.results.past_the_cache);
     }
 }
@@ -304,9 +319,10 @@ fn costs(program: &Program, series: &SeriesOfBars<'_>) -> Vec<f64> {
     let mut engine = Engine::new(program);
     let mut costs = vec![f64::INFINITY; program.nodes.len()];
     let middle = series.ts_ns.len() / 2;
+    let rows = engine.plan.block;
     for block in 0..=SAMPLE_BLOCKS {
-        let start = middle + block * BLOCK;
-        let n = BLOCK.min(series.ts_ns.len() - start);
+        let start = middle + block * rows;
+        let n = rows.min(series.ts_ns.len() - start);
         if n == 0 {
             break;
         }

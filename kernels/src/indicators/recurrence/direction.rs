@@ -13,6 +13,7 @@ use super::{
     rows_or,
     scan::{self, Decay, Kernel, settling_rows},
     vector::{Number, Vector},
+    volatility::true_range_of,
 };
 use crate::{
     dispatch::dispatched,
@@ -121,12 +122,11 @@ struct Direction {
 #[inline(always)]
 fn movement<N: Number>(x: [N; 3], before: [N; 3]) -> [N; 3] {
     let nothing = N::all(0.0);
-    let ([high, low, _], [high_before, low_before, close]) = (x, before);
+    let ([high, low, _], [high_before, low_before, _]) = (x, before);
     let (up, down) = (high - high_before, low_before - low);
     let plus = up.if_above(down, up.larger(nothing), nothing);
     let minus = down.if_above(up, down.larger(nothing), nothing);
-    let lowest = close.if_above(low, low, close);
-    [plus, minus, high.larger(close) - lowest]
+    [plus, minus, true_range_of(x, before)]
 }
 
 /// +DI, -DI and DX of the sums.

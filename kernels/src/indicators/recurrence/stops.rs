@@ -8,8 +8,8 @@
 use super::{
     factor_or, output, rows_or,
     scan::{self, Kernel},
-    vector::Number,
-    volatility::atr,
+    vector::{LANES, Lanes, Number, Vector},
+    volatility::{BARS, RangeMean},
 };
 use crate::indicators::{
     catalog::{Indicator, Parameter, Range, Unit},
@@ -55,11 +55,13 @@ pub(in crate::indicators) const INDICATORS: &[Indicator] = &[
                      it moves towards the price only, and changes sides when the close goes beyond it; the first side is below",
         source: "Seban; start and ties as TA-Lib SUPERTREND",
         expand: |builder, _, p| {
-            let range = atr(builder, p[0] as usize);
-            let inputs = [Input::High, Input::Low, Input::Close];
-            let [high, low, close] = inputs.map(|input| builder.input(input));
-            let kernel = Supertrend { width: p[1] };
-            scan::add(builder, kernel, [high, low, close, range])
+            let inputs = BARS.map(|input| builder.input(input));
+            let kernel = Supertrend {
+                range: RangeMean::new(p[0] as usize),
+                width: p[1],
+                nothing: std::hint::black_box([f64::INFINITY; LANES]),
+            };
+            scan::add(builder, kernel, inputs)
         },
     },
 ];
@@ -144,19 +146,61 @@ impl Kernel<2, 1, 4> for Parabolic {
     }
 }
 
-/// A stop at a multiple of the average true range, of high, low, close and that range.
+/// A stop at a multiple of the average true range, of high, low and close.
 #[derive(Debug, Clone)]
 struct Supertrend {
+    range: RangeMean,
     width: f64,
+    /// More than any band, unknown to the compiler: see [`scan::Decay`]'s zeros.
+    nothing: Lanes,
 }
 
-impl Kernel<4, 2, 3> for Supertrend {
+/// The lanes' own numbers.
+const PLACES: Lanes = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
+
+impl Supertrend {
+    /// The bands of a bar above and below it.
+    #[inline(always)]
+    fn bands<N: Number>(&self, [high, low, _]: [N; 3], range: N) -> [N; 2] {
+        let middle = N::all(0.5) * (high + low);
+        [self.width, -self.width].map(|width| N::all(width).mul_add(range, middle))
+    }
+
+    /// The upper band after each row, which stood at `start`: the bands of the rows so far at their least, and beginning
+    /// anew after each close above it. The lower band is the upper one of negated prices.
+    #[inline(always)]
+    fn band<V: Vector>(&self, above: V, close_before: V, start: V) -> V {
+        let nothing = V::load(&self.nothing);
+        let places = V::load(&PLACES);
+        let mut band = least(above, nothing).smaller(start);
+        let mut closes = close_before;
+        // Few groups have a break, and more than one hardly any.
+        while let Some(broken) = closes.first_above(band.shifted::<1>(start)) {
+            let last_kept = V::all(broken as f64 - 0.5);
+            let anew = least(places.if_above(last_kept, above, nothing), nothing);
+            band = places.if_above(last_kept, anew, band);
+            closes = places.if_above(V::all(broken as f64), close_before, -nothing);
+        }
+        band
+    }
+}
+
+/// The least of the rows so far; `nothing` is larger than any.
+#[inline(always)]
+fn least<V: Vector>(x: V, nothing: V) -> V {
+    let two = x.smaller(x.shifted::<1>(nothing));
+    let four = two.smaller(two.shifted::<2>(nothing));
+    four.smaller(four.shifted::<4>(nothing))
+}
+
+impl Kernel<3, 2, 4> for Supertrend {
     fn id(&self) -> Id {
-        Id::new("supertrend", [self.width.to_bits()])
+        let words = [self.range.period as u64, self.width.to_bits()];
+        Id::new("supertrend", words)
     }
 
     fn warm_up(&self) -> usize {
-        0
+        self.range.period
     }
 
     /// A stop of an earlier start may stay for ever.
@@ -164,34 +208,66 @@ impl Kernel<4, 2, 3> for Supertrend {
         None
     }
 
-    fn n_seeds(&self) -> Option<usize> {
-        None
-    }
-
     #[inline(always)]
-    fn row(
-        &self,
-        carry: &mut [f64; 3],
-        row: usize,
-        [high, low, close, range]: [f64; 4],
-        [_, _, close_before, _]: [f64; 4],
-    ) -> [f64; 2] {
-        let [upper, lower, side] = carry;
-        let middle = 0.5 * (high + low);
-        let above = self.width.mul_add(range, middle);
-        let below = (-self.width).mul_add(range, middle);
-        if row == 0 {
+    fn row(&self, carry: &mut [f64; 4], row: usize, x: [f64; 3], before: [f64; 3]) -> [f64; 2] {
+        let [mean, upper, lower, side] = carry;
+        let range = self.range.row(mean, row, x, before);
+        if row < self.range.period {
+            return [f64::NAN; 2];
+        }
+        let ([_, _, close], [_, _, close_before]) = (x, before);
+        let [above, below] = self.bands(x, range);
+        if row == self.range.period {
             (*upper, *lower, *side) = (above, below, 1.0);
         } else {
-            let beyond = close_before.if_above(*upper, above, *upper);
-            *upper = upper.if_above(above, above, beyond);
-            let beyond = lower.if_above(close_before, below, *lower);
-            *lower = below.if_above(*lower, below, beyond);
+            let is_broken = close_before > *upper;
+            *upper = if is_broken {
+                above
+            } else {
+                above.smaller(*upper)
+            };
+            let is_broken = *lower > close_before;
+            *lower = if is_broken {
+                below
+            } else {
+                below.larger(*lower)
+            };
             let stays = lower.if_above(close, -1.0, 1.0);
             let turns = close.if_above(*upper, 1.0, -1.0);
             *side = side.if_above(0.0, stays, turns);
         }
         [if *side > 0.0 { *lower } else { *upper }, *side]
+    }
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, carry: &mut [V; 4], x: [V; 3], before: [V; 3]) -> [V; 2] {
+        let [mean, upper, lower, side] = carry;
+        let range = self.range.group(mean, x, before);
+        let ([_, _, close], [_, _, close_before]) = (x, before);
+        let [above, below] = self.bands(x, range);
+        let above = self.band(above, close_before, *upper);
+        let below = -self.band(-below, -close_before, -*lower);
+        (*upper, *lower) = (above.last(), below.last());
+
+        let places = V::load(&PLACES);
+        let mut sides = *side;
+        let (mut is_long, mut from) = (side.first() > 0.0, V::all(-1.0));
+        let nothing = V::load(&self.nothing);
+        loop {
+            let (high, low) = if is_long {
+                (below, close)
+            } else {
+                (close, above)
+            };
+            let turned = places.if_above(from, high, -nothing).first_above(low);
+            let Some(turned) = turned else { break };
+            is_long = !is_long;
+            from = V::all(turned as f64);
+            let now = V::all(if is_long { 1.0 } else { -1.0 });
+            sides = places.if_above(from - V::all(0.5), now, sides);
+        }
+        *side = sides.last();
+        [sides.if_above(V::all(0.0), below, above), sides]
     }
 }
 

@@ -48,6 +48,12 @@ pub(super) trait Number:
     fn larger(self, other: Self) -> Self {
         self.if_above(other, self, other)
     }
+
+    /// The smaller one; the second where neither is.
+    #[inline(always)]
+    fn smaller(self, other: Self) -> Self {
+        other.if_above(self, self, other)
+    }
 }
 
 /// A number for each lane.
@@ -66,6 +72,9 @@ pub(super) trait Vector: Number {
 
     /// The first lane.
     fn first(self) -> f64;
+
+    /// The first lane that is above that of `limit`, if one is.
+    fn first_above(self, limit: Self) -> Option<usize>;
 }
 
 impl Number for f64 {
@@ -204,6 +213,11 @@ impl Vector for Portable {
     fn first(self) -> f64 {
         self.0[0]
     }
+
+    #[inline(always)]
+    fn first_above(self, limit: Self) -> Option<usize> {
+        (0..LANES).find(|j| self.0[*j] > limit.0[*j])
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -315,6 +329,18 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn larger(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_max_pd(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        fn smaller(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_min_pd(self.0, other.0) })
+        }
+
+        #[inline(always)]
         fn if_zero(self, then: Self, otherwise: Self) -> Self {
             // SAFETY: see the module.
             Self(unsafe {
@@ -363,6 +389,13 @@ mod x86 {
             // SAFETY: see the module.
             unsafe { _mm512_cvtsd_f64(self.0) }
         }
+
+        #[inline(always)]
+        fn first_above(self, limit: Self) -> Option<usize> {
+            // SAFETY: see the module.
+            let above = unsafe { _mm512_cmp_pd_mask::<_CMP_GT_OQ>(self.0, limit.0) };
+            (above != 0).then(|| above.trailing_zeros() as usize)
+        }
     }
 
     impl Number for Avx2 {
@@ -410,6 +443,28 @@ mod x86 {
                 Self(
                     _mm256_blendv_pd(otherwise.0, then.0, first),
                     _mm256_blendv_pd(otherwise.1, then.1, second),
+                )
+            }
+        }
+
+        #[inline(always)]
+        fn larger(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            unsafe {
+                Self(
+                    _mm256_max_pd(self.0, other.0),
+                    _mm256_max_pd(self.1, other.1),
+                )
+            }
+        }
+
+        #[inline(always)]
+        fn smaller(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            unsafe {
+                Self(
+                    _mm256_min_pd(self.0, other.0),
+                    _mm256_min_pd(self.1, other.1),
                 )
             }
         }
@@ -483,6 +538,17 @@ mod x86 {
         fn first(self) -> f64 {
             // SAFETY: see the module.
             unsafe { _mm256_cvtsd_f64(self.0) }
+        }
+
+        #[inline(always)]
+        fn first_above(self, limit: Self) -> Option<usize> {
+            // SAFETY: see the module.
+            let above = unsafe {
+                let first = _mm256_cmp_pd::<_CMP_GT_OQ>(self.0, limit.0);
+                let second = _mm256_cmp_pd::<_CMP_GT_OQ>(self.1, limit.1);
+                _mm256_movemask_pd(first) | _mm256_movemask_pd(second) << 4
+            };
+            (above != 0).then(|| above.trailing_zeros() as usize)
         }
     }
 }

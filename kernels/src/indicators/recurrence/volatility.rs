@@ -10,8 +10,8 @@ use super::{
     factor_or, output,
     rows::{Function, Rows},
     rows_or,
-    scan::{self, Average, Kernel, settling_rows},
-    vector::Vector,
+    scan::{self, Average, Decay, Kernel, settling_rows},
+    vector::{Number, Vector},
 };
 use crate::{
     dispatch::dispatched,
@@ -19,11 +19,13 @@ use crate::{
         catalog::{Indicator, Output, Parameter, Unit},
         kernel::Id,
         program::{Builder, Input, Series},
+        window::ranges::{true_range, typical},
     },
 };
 
 const PERIOD: Parameter = rows_or("period", 14.0);
-const RANGE: &[Input] = &[Input::High, Input::Low, Input::Close];
+/// What a true range and a typical price are made of.
+pub(super) const BARS: [Input; 3] = [Input::High, Input::Low, Input::Close];
 const UPPER: Output = output("upper", Unit::Price);
 const LOWER: Output = output("lower", Unit::Price);
 
@@ -31,31 +33,27 @@ pub(in crate::indicators) const INDICATORS: &[Indicator] = &[
     Indicator {
         name: "atr",
         series: &[],
-        bars: RANGE,
+        bars: &BARS,
         parameters: &[PERIOD],
         outputs: &[output("", Unit::Price)],
-        definition: "Wilder's mean of the true range, seeded by the mean of the first `period` true ranges; the first bar has none",
+        definition: "Wilder's mean of the true range, seeded by the mean of the first `period` true ranges; the first bar has none, nor has the one after a missing price",
         source: "Wilder (1978), New Concepts in Technical Trading Systems; TA-Lib ATR",
         expand: |builder, _, p| vec![atr(builder, p[0] as usize)],
     },
     Indicator {
         name: "natr",
         series: &[],
-        bars: RANGE,
+        bars: &BARS,
         parameters: &[PERIOD],
         outputs: &[output("", Unit::Percent)],
         definition: "`100 * atr / close`",
         source: "Forman (2006); TA-Lib NATR",
-        expand: |builder, _, p| {
-            let atr = atr(builder, p[0] as usize);
-            let close = builder.input(Input::Close);
-            map(builder, "percent of", 1, &[], &[atr, close], percents)
-        },
+        expand: |builder, _, p| vec![range_mean::<true>(builder, p[0] as usize)],
     },
     Indicator {
         name: "keltner",
         series: &[],
-        bars: RANGE,
+        bars: &BARS,
         parameters: &[
             rows_or("period", 20.0),
             rows_or("range", 10.0),
@@ -70,7 +68,7 @@ pub(in crate::indicators) const INDICATORS: &[Indicator] = &[
     Indicator {
         name: "kc",
         series: &[],
-        bars: RANGE,
+        bars: &BARS,
         parameters: &[
             rows_or("period", 20.0),
             rows_or("range", 14.0),
@@ -105,8 +103,7 @@ pub(in crate::indicators) const INDICATORS: &[Indicator] = &[
 
 fn keltner(builder: &mut Builder, _: &[Series], p: &[f64]) -> Vec<Series> {
     let (period, range) = (p[0] as usize, p[1] as usize);
-    let inputs = [Input::High, Input::Low, Input::Close].map(|input| builder.input(input));
-    let typical = map(builder, "typical price", 1, &[], &inputs, typical_prices)[0];
+    let typical = typical(builder);
     // The first row of both; the first true range is of row 1.
     let start = range.max(period - 1);
     let middle = ema_late(builder, typical, period, start - (period - 1));
@@ -137,53 +134,111 @@ fn map(
 
 /// See `atr` in [`INDICATORS`].
 pub(in crate::indicators) fn atr(builder: &mut Builder, period: usize) -> Series {
-    let range = true_range(builder);
-    rma(builder, range, period)
+    range_mean::<false>(builder, period)
 }
 
-fn true_range(builder: &mut Builder) -> Series {
-    let inputs = RANGE.iter().map(|input| builder.input(*input));
-    let inputs: Vec<Series> = inputs.collect();
-    let rows = Rows {
-        name: "true range",
-        lookback: 1,
-        n_outputs: 1,
-        parameters: Vec::new(),
-        function: true_ranges,
-    };
-    builder.window(rows, &inputs)[0]
+fn range_mean<const RELATIVE: bool>(builder: &mut Builder, period: usize) -> Series {
+    let inputs = BARS.map(|input| builder.input(input));
+    let mean = RangeMean::new(period);
+    scan::add(builder, Width::<RELATIVE> { mean }, inputs)[0]
 }
 
-dispatched! {
-    fn true_ranges(_parameters: &[f64], inputs: &[&[f64]], outputs: &mut [&mut [f64]]) {
-        let out = &mut *outputs[0];
-        let n = out.len();
-        let (high, low) = (&inputs[0][1..=n], &inputs[1][1..=n]);
-        let before = &inputs[2][..n];
-        for t in 0..n {
-            let (high, low, before) = (high[t], low[t], before[t]);
-            let highest = if high > before { high } else { before };
-            let lowest = if low < before { low } else { before };
-            let range = highest - lowest;
-            out[t] = if high.is_nan() || low.is_nan() { f64::NAN } else { range };
+/// The true range of a bar after another, both of high, low and close.
+#[inline(always)]
+pub(super) fn true_range_of<N: Number>([high, low, _]: [N; 3], [_, _, close]: [N; 3]) -> N {
+    high.larger(close) - low.smaller(close)
+}
+
+/// Wilder's mean of the true range, of high, low and close.
+#[derive(Debug, Clone)]
+pub(super) struct RangeMean {
+    pub(super) period: usize,
+    decay: Decay,
+    /// `1 / period`.
+    share: f64,
+}
+
+impl RangeMean {
+    pub(super) fn new(period: usize) -> Self {
+        let n = period as f64;
+        Self {
+            period,
+            decay: Decay::new((n - 1.0) / n),
+            share: 1.0 / n,
         }
+    }
+
+    /// Rows until it does not matter any more where it began.
+    pub(super) fn memory(&self) -> usize {
+        self.period + 1 + settling_rows(self.decay.b)
+    }
+
+    /// Row by row: NaN up to row `period - 1`. `mean` is 0 at first.
+    #[inline(always)]
+    pub(super) fn row(&self, mean: &mut f64, row: usize, x: [f64; 3], before: [f64; 3]) -> f64 {
+        if row > self.period {
+            return self.decay.step(mean, true_range_of(x, before) * self.share);
+        }
+        if row > 0 {
+            *mean += true_range_of(x, before);
+        }
+        if row < self.period {
+            return f64::NAN;
+        }
+        *mean /= self.period as f64;
+        *mean
+    }
+
+    #[inline(always)]
+    pub(super) fn group<V: Vector>(&self, mean: &mut V, x: [V; 3], before: [V; 3]) -> V {
+        let range = true_range_of(x, before) * V::all(self.share);
+        self.decay.scan(mean, range)
+    }
+}
+
+/// That mean itself, or, if `RELATIVE`, in percent of the close.
+#[derive(Debug, Clone)]
+struct Width<const RELATIVE: bool> {
+    mean: RangeMean,
+}
+
+impl<const RELATIVE: bool> Width<RELATIVE> {
+    #[inline(always)]
+    fn of<N: Number>(mean: N, [_, _, close]: [N; 3]) -> [N; 1] {
+        [if RELATIVE {
+            N::all(100.0) * (mean / close)
+        } else {
+            mean
+        }]
+    }
+}
+
+impl<const RELATIVE: bool> Kernel<3, 1, 1> for Width<RELATIVE> {
+    fn id(&self) -> Id {
+        let name = if RELATIVE { "natr" } else { "atr" };
+        Id::new(name, [self.mean.period as u64])
+    }
+
+    fn warm_up(&self) -> usize {
+        self.mean.period
+    }
+
+    fn memory(&self) -> Option<usize> {
+        Some(self.mean.memory())
+    }
+
+    #[inline(always)]
+    fn row(&self, [y]: &mut [f64; 1], row: usize, x: [f64; 3], before: [f64; 3]) -> [f64; 1] {
+        Self::of(self.mean.row(y, row, x, before), x)
+    }
+
+    #[inline(always)]
+    fn group<V: Vector>(&self, [y]: &mut [V; 1], x: [V; 3], before: [V; 3]) -> [V; 1] {
+        Self::of(self.mean.group(y, x, before), x)
     }
 }
 
 dispatched! {
-    fn percents(_parameters: &[f64], inputs: &[&[f64]], outputs: &mut [&mut [f64]]) {
-        for ((out, part), whole) in outputs[0].iter_mut().zip(inputs[0]).zip(inputs[1]) {
-            *out = 100.0 * (part / whole);
-        }
-    }
-
-    fn typical_prices(_parameters: &[f64], inputs: &[&[f64]], outputs: &mut [&mut [f64]]) {
-        let bars = inputs[0].iter().zip(inputs[1]).zip(inputs[2]);
-        for (out, ((high, low), close)) in outputs[0].iter_mut().zip(bars) {
-            *out = (high + low + close) / 3.0;
-        }
-    }
-
     fn channels(parameters: &[f64], inputs: &[&[f64]], outputs: &mut [&mut [f64]]) {
         let width = parameters[0];
         let [upper, lower, relative] = outputs else {

@@ -11,12 +11,14 @@
 use super::{
     super::{
         catalog::{Indicator, Output, Unit},
+        kernel::{Id, Scratch, Window},
         pointwise::{formulas, quotient_or},
         program::{Builder, Series},
     },
-    lanes::Lanes,
+    lanes::{Kernel, Lanes, vectorised},
     returns::lag,
     rows,
+    sums::Mean,
     tree::{Statistic, Tree},
 };
 
@@ -72,6 +74,101 @@ impl Statistic<5, 3> for Together {
     }
 }
 
+/// Windows up to so many rows go through their rows once more with the means in hand, which is faster than to grow them.
+const SHORT: usize = 48;
+
+/// Sums of squares of x and y, and of products, of deviations of the last `n_rows` rows from their means.
+#[derive(Debug)]
+pub(super) struct Deviations {
+    pub(super) n_rows: usize,
+}
+
+impl Window for Deviations {
+    fn id(&self) -> Id {
+        Id::new(Together::NAME, [self.n_rows as u64])
+    }
+
+    fn lookback(&self) -> usize {
+        self.n_rows - 1
+    }
+
+    fn n_outputs(&self) -> usize {
+        3
+    }
+
+    fn run(&self, inputs: &[&[f64]], outputs: &mut [&mut [f64]], scratch: &mut Scratch) {
+        if self.n_rows > SHORT {
+            return Tree::<Together, 5, 3>::new(self.n_rows).run(inputs, outputs, scratch);
+        }
+        let ([x, y], [xx, yy, xy]) = (inputs, outputs) else {
+            unreachable!("two inputs and three outputs")
+        };
+        // Where a sum will be, its mean is before.
+        let mean = Tree::<Mean, 1, 1>::new(self.n_rows);
+        mean.run(&[x], &mut [&mut **xx], scratch);
+        mean.run(&[y], &mut [&mut **yy], scratch);
+        vectorised(FromMeans { x, y, xx, yy, xy });
+    }
+}
+
+/// The sums, where the means are.
+struct FromMeans<'a> {
+    x: &'a [f64],
+    y: &'a [f64],
+    xx: &'a mut [f64],
+    yy: &'a mut [f64],
+    xy: &'a mut [f64],
+}
+
+impl Kernel for FromMeans<'_> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let n = self.xy.len();
+        let rows = self.x.len().min(self.y.len());
+        assert!(
+            self.xx.len() == n && self.yy.len() == n && rows >= n,
+            "a window reads the rows before it"
+        );
+        let n_rows = rows - n + 1;
+        let from = [self.x.as_ptr(), self.y.as_ptr()];
+        let sums = [self.xx, self.yy, self.xy].map(<[f64]>::as_mut_ptr);
+        let whole = n - n % V::N;
+        for t in (0..whole).step_by(V::N) {
+            // SAFETY: there are `V::N` rows from `t` on, each with `n_rows - 1` before it.
+            unsafe { store_sums::<V>(n_rows, from.map(|x| x.add(t)), sums.map(|x| x.add(t))) }
+        }
+        for t in whole..n {
+            // SAFETY: as above, for one row.
+            unsafe { store_sums::<f64>(n_rows, from.map(|x| x.add(t)), sums.map(|x| x.add(t))) }
+        }
+    }
+}
+
+/// The sums of the windows that begin at `from`, to where the means are.
+///
+/// # Safety
+/// There are `n_rows - 1 + V::N` numbers at each of `from`, and `V::N` at each of `sums`.
+#[inline(always)]
+unsafe fn store_sums<V: Lanes>(n_rows: usize, from: [*const f64; 2], sums: [*mut f64; 3]) {
+    // SAFETY: the caller promises the numbers.
+    unsafe {
+        let means = [V::load(sums[0]), V::load(sums[1])];
+        let [mut xx, mut yy, mut xy] = [V::splat(0.0); 3];
+        let mut k = 0;
+        while k < n_rows {
+            let x = V::load(from[0].add(k)).sub(means[0]);
+            let y = V::load(from[1].add(k)).sub(means[1]);
+            xx = x.mul_add(x, xx);
+            yy = y.mul_add(y, yy);
+            xy = x.mul_add(y, xy);
+            k += 1;
+        }
+        xx.store(sums[0]);
+        yy.store(sums[1]);
+        xy.store(sums[2]);
+    }
+}
+
 formulas! {
     /// Pearson's correlation; NaN where a side has no spread. Rounding can carry a perfect one just past 1.
     fn correlation(xx, yy, xy) {
@@ -87,7 +184,7 @@ formulas! {
 
 /// Sums of squares of x and y, and of products, of deviations of the last `n` rows from their means.
 fn together(builder: &mut Builder, x: Series, y: Series, n: usize) -> [Series; 3] {
-    let outputs = builder.window(Tree::<Together, 5, 3>::new(n), &[x, y]);
+    let outputs = builder.window(Deviations { n_rows: n }, &[x, y]);
     [outputs[0], outputs[1], outputs[2]]
 }
 

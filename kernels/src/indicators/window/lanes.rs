@@ -36,6 +36,9 @@ pub(super) trait Lanes: Copy {
     /// `self * other`.
     fn mul(self, other: Self) -> Self;
 
+    /// `self / other`.
+    fn div(self, other: Self) -> Self;
+
     /// `self * factor + addend`, rounded once.
     fn mul_add(self, factor: Self, addend: Self) -> Self;
 
@@ -50,6 +53,9 @@ pub(super) trait Lanes: Copy {
 
     /// `then` where `self >= other`; `otherwise` where not, or where one is NaN.
     fn if_ge(self, other: Self, then: Self, otherwise: Self) -> Self;
+
+    /// `then` where it is zero, `otherwise` elsewhere.
+    fn if_zero(self, then: Self, otherwise: Self) -> Self;
 }
 
 impl Lanes for f64 {
@@ -88,6 +94,11 @@ impl Lanes for f64 {
     }
 
     #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        self / other
+    }
+
+    #[inline(always)]
     fn mul_add(self, factor: Self, addend: Self) -> Self {
         f64::mul_add(self, factor, addend)
     }
@@ -118,6 +129,11 @@ impl Lanes for f64 {
     #[inline(always)]
     fn if_ge(self, other: Self, then: Self, otherwise: Self) -> Self {
         if self >= other { then } else { otherwise }
+    }
+
+    #[inline(always)]
+    fn if_zero(self, then: Self, otherwise: Self) -> Self {
+        if self == 0.0 { then } else { otherwise }
     }
 }
 
@@ -155,13 +171,13 @@ pub(super) fn vectorised(kernel: impl Kernel) {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256d, __m512d, _CMP_GE_OQ, _CMP_UNORD_Q, _mm256_add_pd, _mm256_andnot_pd,
-        _mm256_blendv_pd, _mm256_cmp_pd, _mm256_fmadd_pd, _mm256_loadu_pd, _mm256_max_pd,
-        _mm256_min_pd, _mm256_mul_pd, _mm256_set1_pd, _mm256_storeu_pd, _mm256_sub_pd,
-        _mm512_abs_pd, _mm512_add_pd, _mm512_alignr_epi64, _mm512_castpd_si512,
-        _mm512_castsi512_pd, _mm512_cmp_pd_mask, _mm512_fmadd_pd, _mm512_loadu_pd,
-        _mm512_mask_blend_pd, _mm512_max_pd, _mm512_min_pd, _mm512_mul_pd, _mm512_set1_pd,
-        _mm512_storeu_pd, _mm512_sub_pd,
+        __m256d, __m512d, _CMP_EQ_OQ, _CMP_GE_OQ, _CMP_UNORD_Q, _mm256_add_pd, _mm256_andnot_pd,
+        _mm256_blendv_pd, _mm256_cmp_pd, _mm256_div_pd, _mm256_fmadd_pd, _mm256_loadu_pd,
+        _mm256_max_pd, _mm256_min_pd, _mm256_mul_pd, _mm256_set1_pd, _mm256_setzero_pd,
+        _mm256_storeu_pd, _mm256_sub_pd, _mm512_abs_pd, _mm512_add_pd, _mm512_alignr_epi64,
+        _mm512_castpd_si512, _mm512_castsi512_pd, _mm512_cmp_pd_mask, _mm512_div_pd,
+        _mm512_fmadd_pd, _mm512_loadu_pd, _mm512_mask_blend_pd, _mm512_max_pd, _mm512_min_pd,
+        _mm512_mul_pd, _mm512_set1_pd, _mm512_setzero_pd, _mm512_storeu_pd, _mm512_sub_pd,
     };
 
     use super::{EightLanes, Kernel, Lanes};
@@ -227,6 +243,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn div(self, other: Self) -> Self {
+            operation!(Eight, _mm512_div_pd(self.0, other.0))
+        }
+
+        #[inline(always)]
         fn mul_add(self, factor: Self, addend: Self) -> Self {
             operation!(Eight, _mm512_fmadd_pd(self.0, factor.0, addend.0))
         }
@@ -258,6 +279,14 @@ mod x86 {
             operation!(Eight, {
                 let is_ge = _mm512_cmp_pd_mask::<_CMP_GE_OQ>(self.0, other.0);
                 _mm512_mask_blend_pd(is_ge, otherwise.0, then.0)
+            })
+        }
+
+        #[inline(always)]
+        fn if_zero(self, then: Self, otherwise: Self) -> Self {
+            operation!(Eight, {
+                let is_zero = _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(self.0, _mm512_setzero_pd());
+                _mm512_mask_blend_pd(is_zero, otherwise.0, then.0)
             })
         }
     }
@@ -316,6 +345,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn div(self, other: Self) -> Self {
+            operation!(Four, _mm256_div_pd(self.0, other.0))
+        }
+
+        #[inline(always)]
         fn mul_add(self, factor: Self, addend: Self) -> Self {
             operation!(Four, _mm256_fmadd_pd(self.0, factor.0, addend.0))
         }
@@ -346,6 +380,14 @@ mod x86 {
             operation!(Four, {
                 let is_ge = _mm256_cmp_pd::<_CMP_GE_OQ>(self.0, other.0);
                 _mm256_blendv_pd(otherwise.0, then.0, is_ge)
+            })
+        }
+
+        #[inline(always)]
+        fn if_zero(self, then: Self, otherwise: Self) -> Self {
+            operation!(Four, {
+                let is_zero = _mm256_cmp_pd::<_CMP_EQ_OQ>(self.0, _mm256_setzero_pd());
+                _mm256_blendv_pd(otherwise.0, then.0, is_zero)
             })
         }
     }

@@ -1,17 +1,26 @@
 //! Oscillators over windows.
 
+#![allow(
+    clippy::inline_always,
+    reason = "these must be compiled inside their vectorised callers"
+)]
+
 use super::{
     super::{
         catalog::{Indicator, Output, Unit},
-        pointwise::{formulas, lagged_formulas, quotient_or, scaled, sub},
+        pointwise::{formulas, quotient_or, scaled, sub},
         program::{Builder, Input, Series},
     },
     deviation::deviation_of,
     extremes::{argmax, argmin, highest_lowest},
-    ranges::{median_price, true_low, true_range, typical},
+    lanes::Lanes,
+    ranges::typical,
     rows,
-    sums::{sma, sum},
+    sums::{Shares, mean_of, quotient_of_sums, sma},
+    tree::Terms,
 };
+
+const BARS: [Input; 3] = [Input::High, Input::Low, Input::Close];
 
 formulas! {
     /// Percent of the way from the lowest to the highest; 0 where they are equal.
@@ -24,29 +33,88 @@ formulas! {
     fn channel(distance, deviation) quotient_or(distance, 0.015 * deviation, 0.0)
     /// Percent of `n` rows that have not passed.
     fn freshness(since; n) 100.0 * ((n - since) / n)
-    /// Three shares weighted 4, 2 and 1, in percent; a share of nothing is 0.
-    fn ultimate(short, short_range, middle, middle_range, long, long_range) {
-        let short = quotient_or(short, short_range, 0.0);
-        let middle = quotient_or(middle, middle_range, 0.0);
-        let long = quotient_or(long, long_range, 0.0);
-        100.0 * ((4.0 * short + 2.0 * middle + long) / 7.0)
-    }
-    /// `x / y`; NaN where `y` is 0.
-    fn ratio(x, y) quotient_or(x, y, f64::NAN)
-    /// Percent of all movement that was upwards; 0 where there was none.
-    fn percent_up(up, all) 100.0 * quotient_or(up, all, 0.0)
+    /// Three shares weighted 4, 2 and 1, in percent.
+    fn ultimate(short, middle, long) 100.0 * ((4.0 * short + 2.0 * middle + long) / 7.0)
 }
 
-lagged_formulas! {
-    /// Rise of `x`, or 0.
-    fn rise(x / before) {
-        let change = x - before;
-        if change < 0.0 { 0.0 } else { change }
+/// Rises of a series, and sizes of its changes.
+#[derive(Debug)]
+struct Changes;
+
+impl Terms<2> for Changes {
+    const NAME: &'static str = "rsi_sma";
+    const READS: [(usize, usize); 2] = [(0, 0), (0, 1)];
+
+    #[inline(always)]
+    fn of<V: Lanes>([x, before]: [V; 2]) -> [V; 2] {
+        let change = x.sub(before);
+        [change.max(V::splat(0.0)), change.abs()]
     }
-    /// Size of the change of `x`.
-    fn movement(x / before) (x - before).abs()
-    /// `|x - y before|`.
-    fn reach(x / _x_before, y / y_before) (x - y_before).abs()
+}
+
+impl Shares<2> for Changes {
+    const SCALE: f64 = 100.0;
+    const OTHERWISE: f64 = 0.0;
+}
+
+/// The largest of the range and the reaches of high and low from the close before.
+#[inline(always)]
+fn true_range_of<V: Lanes>(high: V, low: V, before: V) -> V {
+    let reach = high.sub(before).abs();
+    high.sub(low).max(reach).max(low.sub(before).abs())
+}
+
+/// Reaches of one end of a bar from the other end of the one before, and true ranges; of the high if `UP`, else of the low.
+#[derive(Debug)]
+struct Reaches<const UP: bool>;
+
+impl<const UP: bool> Terms<4> for Reaches<UP> {
+    const NAME: &'static str = if UP { "vortex plus" } else { "vortex minus" };
+    const READS: [(usize, usize); 4] = [(0, 0), (1, 0), (if UP { 1 } else { 0 }, 1), (2, 1)];
+
+    #[inline(always)]
+    fn of<V: Lanes>([high, low, end_before, close_before]: [V; 4]) -> [V; 2] {
+        let end = if UP { high } else { low };
+        [
+            end.sub(end_before).abs(),
+            true_range_of(high, low, close_before),
+        ]
+    }
+}
+
+impl<const UP: bool> Shares<4> for Reaches<UP> {}
+
+/// Closes less true lows, and true ranges.
+#[derive(Debug)]
+struct Pressure;
+
+impl Terms<4> for Pressure {
+    const NAME: &'static str = "buying pressure";
+    const READS: [(usize, usize); 4] = [(0, 0), (1, 0), (2, 0), (2, 1)];
+
+    #[inline(always)]
+    fn of<V: Lanes>([high, low, close, before]: [V; 4]) -> [V; 2] {
+        [close.sub(low.min(before)), true_range_of(high, low, before)]
+    }
+}
+
+impl Shares<4> for Pressure {
+    const OTHERWISE: f64 = 0.0;
+}
+
+/// Median prices.
+#[derive(Debug)]
+struct Middle;
+
+impl Terms<2> for Middle {
+    const NAME: &'static str = "mean median price";
+    const READS: [(usize, usize); 2] = [(0, 0), (1, 0)];
+
+    #[inline(always)]
+    fn of<V: Lanes>([high, low]: [V; 2]) -> [V; 2] {
+        let middle = V::splat(0.5).mul(high.add(low));
+        [middle, middle]
+    }
 }
 
 /// Position of `x` in the range of its last `n` rows in percent, and the mean of its last `smooth` rows; the first is blanked
@@ -101,40 +169,28 @@ fn aroon(builder: &mut Builder, n: usize) -> Vec<Series> {
 }
 
 fn ultosc(builder: &mut Builder, windows: [usize; 3]) -> Series {
-    let close = builder.input(Input::Close);
-    let low = true_low(builder);
-    let pressure = sub(builder, close, low);
-    let range = true_range(builder);
+    let inputs = BARS.map(|input| builder.input(input));
     let [short, middle, long] =
-        windows.map(|n| (sum(builder, pressure, n), sum(builder, range, n)));
-    ultimate(
-        builder, short.0, short.1, middle.0, middle.1, long.0, long.1,
-    )
+        windows.map(|n| quotient_of_sums::<Pressure, 4>(builder, &inputs, n));
+    ultimate(builder, short, middle, long)
 }
 
 fn vortex(builder: &mut Builder, n: usize) -> Vec<Series> {
-    let (high, low) = (builder.input(Input::High), builder.input(Input::Low));
-    let range = true_range(builder);
-    let range = sum(builder, range, n);
-    let (up, down) = (reach(builder, high, low, 1), reach(builder, low, high, 1));
-    [up, down]
-        .map(|movement| {
-            let path = sum(builder, movement, n);
-            ratio(builder, path, range)
-        })
-        .to_vec()
+    let inputs = BARS.map(|input| builder.input(input));
+    vec![
+        quotient_of_sums::<Reaches<true>, 4>(builder, &inputs, n),
+        quotient_of_sums::<Reaches<false>, 4>(builder, &inputs, n),
+    ]
 }
 
 fn awesome(builder: &mut Builder, short: usize, long: usize) -> Series {
-    let price = median_price(builder);
-    let (short, long) = (sma(builder, price, short), sma(builder, price, long));
+    let inputs = [Input::High, Input::Low].map(|input| builder.input(input));
+    let [short, long] = [short, long].map(|n| mean_of::<Middle, 2>(builder, &inputs, n));
     sub(builder, short, long)
 }
 
 fn rsi_sma(builder: &mut Builder, x: Series, n: usize) -> Series {
-    let (up, all) = (rise(builder, x, 1), movement(builder, x, 1));
-    let (up, all) = (sum(builder, up, n), sum(builder, all, n));
-    percent_up(builder, up, all)
+    quotient_of_sums::<Changes, 2>(builder, &[x], n)
 }
 
 pub(in super::super) const INDICATORS: &[Indicator] = &[

@@ -4,7 +4,7 @@ use super::{
     super::{
         catalog::{Indicator, Output, Unit},
         elementary::ln,
-        pointwise::{formulas, lagged_formulas, larger, quotient_or, smaller},
+        pointwise::{formulas, lagged_formulas, larger, quotient_or},
         program::{Builder, Input, Series},
     },
     extremes::highest_lowest,
@@ -66,8 +66,6 @@ lagged_formulas! {
     }
     /// `ln(open / close before)`.
     fn log_gap(open / _open_before, close / close_before) log_ratio(open, close_before)
-    /// The low, or the close before if that is lower.
-    fn true_low_of(low / _low_before, close / close_before) smaller(low, close_before)
 }
 
 /// `(high + low + close) / 3`.
@@ -86,12 +84,6 @@ pub(in super::super) fn median_price(builder: &mut Builder) -> Series {
 pub(in super::super) fn true_range(builder: &mut Builder) -> Series {
     let [_, high, low, close] = prices(builder);
     true_range_of(builder, high, low, close, 1)
-}
-
-/// The low, or the close before if that is lower; NaN in the first row.
-pub(super) fn true_low(builder: &mut Builder) -> Series {
-    let [_, _, low, close] = prices(builder);
-    true_low_of(builder, low, close, 1)
 }
 
 fn prices(builder: &mut Builder) -> [Series; 4] {

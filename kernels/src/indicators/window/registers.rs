@@ -9,10 +9,12 @@
     reason = "these must be compiled inside their vectorised callers"
 )]
 
+use std::marker::PhantomData;
+
 use super::{
     super::kernel::Scratch,
     lanes::EightLanes,
-    tree::{Sink, Statistic, factors},
+    tree::{Sink, Statistic, Terms, factors},
 };
 
 /// Rows of a register.
@@ -25,41 +27,52 @@ const LEVELS: usize = 3;
 /// The states of the windows of `n_rows` rows that end in the last `n` rows of `x`, handed to `sink` with the number of the
 /// first of eight. `n` is a multiple of 8, and `x` has `n + n_rows - 1` rows or more, the windows being those of the first.
 #[inline(always)]
-pub(super) fn states<V: EightLanes, S: Statistic<K, O>, const K: usize, const O: usize>(
+pub(super) fn states<
+    V: EightLanes,
+    T: Terms<I>,
+    S: Statistic<K, O>,
+    const I: usize,
+    const K: usize,
+    const O: usize,
+>(
     n_rows: usize,
     n: usize,
-    x: [&[f64]; 2],
+    x: [&[f64]; I],
     scratch: &mut Scratch,
     sink: &impl Sink<V, K>,
 ) {
     let total = n + n_rows - 1;
     assert!(
-        n.is_multiple_of(WIDTH) && x[0].len() >= total && x[1].len() >= total,
+        n.is_multiple_of(WIDTH) && x.iter().all(|x| x.len() >= total),
         "a window reads the rows before it"
     );
-    let x = x.map(|x| &x[..total]);
+    let inputs = Inputs::<T, I> {
+        x: x.map(|x| &x[..total]),
+        terms: PhantomData,
+    };
     match n_rows.ilog2() {
-        0 | 1 => short::<V, S, K, O, 1>(n_rows, x, sink),
-        2 => short::<V, S, K, O, 2>(n_rows, x, sink),
-        3 => short::<V, S, K, O, 3>(n_rows, x, sink),
-        4 => short::<V, S, K, O, 4>(n_rows, x, sink),
-        _ => long::<V, S, K, O>(n_rows, n, x, scratch, sink),
+        0 | 1 => short::<V, T, S, I, K, O, 1>(n_rows, &inputs, sink),
+        2 => short::<V, T, S, I, K, O, 2>(n_rows, &inputs, sink),
+        3 => short::<V, T, S, I, K, O, 3>(n_rows, &inputs, sink),
+        4 => short::<V, T, S, I, K, O, 4>(n_rows, &inputs, sink),
+        _ => long::<V, T, S, I, K, O>(n_rows, n, &inputs, scratch, sink),
     }
 }
 
-/// The inputs in registers whose last row is row `rows - 1` of them, or 8 * `i` rows before.
-struct Inputs<'a> {
-    x: [&'a [f64]; 2],
+/// The leaves in registers whose last row is the last of them, or 8 * `i` rows before.
+struct Inputs<'a, T, const I: usize> {
+    x: [&'a [f64]; I],
+    terms: PhantomData<T>,
 }
 
-impl Inputs<'_> {
+impl<T: Terms<I>, const I: usize> Inputs<'_, T, I> {
     /// How many registers it takes.
     #[inline(always)]
     fn n_registers(&self) -> usize {
         self.x[0].len().div_ceil(WIDTH)
     }
 
-    /// Rows that the first register lacks; they are 0.
+    /// Rows that the first register lacks; what they are made of is 0.
     #[inline(always)]
     fn n_lacking(&self) -> usize {
         self.n_registers() * WIDTH - self.x[0].len()
@@ -69,12 +82,14 @@ impl Inputs<'_> {
     #[inline(always)]
     fn first<V: EightLanes>(&self) -> [V; 2] {
         let lacking = self.n_lacking();
-        let [first, last] = self.x;
-        let mut rows = [[0.0; WIDTH]; 2];
-        rows[0][lacking..].copy_from_slice(&first[..WIDTH - lacking]);
-        rows[1][lacking..].copy_from_slice(&last[..WIDTH - lacking]);
-        // SAFETY: eight numbers each.
-        unsafe { [V::load(rows[0].as_ptr()), V::load(rows[1].as_ptr())] }
+        let mut x = [V::splat(0.0); I];
+        for (x, rows) in x.iter_mut().zip(self.x) {
+            let mut lanes = [0.0; WIDTH];
+            lanes[lacking..].copy_from_slice(&rows[..WIDTH - lacking]);
+            // SAFETY: eight numbers.
+            *x = unsafe { V::load(lanes.as_ptr()) };
+        }
+        T::of(x)
     }
 
     /// Register `i`.
@@ -84,13 +99,12 @@ impl Inputs<'_> {
     #[inline(always)]
     unsafe fn at<V: EightLanes>(&self, i: usize) -> [V; 2] {
         let start = i * WIDTH - self.n_lacking();
-        // SAFETY: the rows end with those of the input at the latest.
-        unsafe {
-            [
-                V::load(self.x[0].as_ptr().add(start)),
-                V::load(self.x[1].as_ptr().add(start)),
-            ]
+        let mut x = [V::splat(0.0); I];
+        for (x, rows) in x.iter_mut().zip(self.x) {
+            // SAFETY: the rows end with those of the input at the latest.
+            *x = unsafe { V::load(rows.as_ptr().add(start)) };
         }
+        T::of(x)
     }
 }
 
@@ -230,12 +244,19 @@ fn step<V: EightLanes, S: Statistic<K, O>, const K: usize, const O: usize, const
 
 /// Windows of 2^`LOG` to 2^(`LOG` + 1) - 1 rows.
 #[inline(always)]
-fn short<V: EightLanes, S: Statistic<K, O>, const K: usize, const O: usize, const LOG: u32>(
+fn short<
+    V: EightLanes,
+    T: Terms<I>,
+    S: Statistic<K, O>,
+    const I: usize,
+    const K: usize,
+    const O: usize,
+    const LOG: u32,
+>(
     n_rows: usize,
-    x: [&[f64]; 2],
+    inputs: &Inputs<'_, T, I>,
     sink: &impl Sink<V, K>,
 ) {
-    let inputs = Inputs { x };
     let by = all_factors::<V, S, K, O>(n_rows);
     let mut carried = nothing_carried::<V, K>();
     let is_power = n_rows == 1 << LOG;
@@ -326,14 +347,20 @@ impl Levels {
 
 /// Windows of 32 rows and more.
 #[inline(always)]
-fn long<V: EightLanes, S: Statistic<K, O>, const K: usize, const O: usize>(
+fn long<
+    V: EightLanes,
+    T: Terms<I>,
+    S: Statistic<K, O>,
+    const I: usize,
+    const K: usize,
+    const O: usize,
+>(
     n_rows: usize,
     n: usize,
-    x: [&[f64]; 2],
+    inputs: &Inputs<'_, T, I>,
     scratch: &mut Scratch,
     sink: &impl Sink<V, K>,
 ) {
-    let inputs = Inputs { x };
     let n_registers = inputs.n_registers();
     // An odd number of cache lines, so that components do not fall upon each other's place in the cache.
     let stride = (n_registers | 1) * WIDTH;

@@ -1,4 +1,4 @@
-//! Lines through windows: least squares against time, and the weighted means that follow from them.
+//! Lines through windows: least squares against time, and linearly weighted means.
 
 #![allow(
     clippy::inline_always,
@@ -14,7 +14,7 @@ use super::{
     lanes::Lanes,
     moments::spread,
     rows,
-    tree::{Statistic, Tree},
+    tree::{Statistic, Terms, Tree, TreeOf},
 };
 
 /// The mean of x less its last row, and the sum of products of deviations of x and of its row number from their means: the
@@ -63,6 +63,63 @@ impl Statistic<2, 2> for Line {
     }
 }
 
+/// The sum, and the sum with weights 1, 2 ... The result is the weighted mean.
+#[derive(Debug)]
+struct Weighted;
+
+impl Statistic<2, 1> for Weighted {
+    const NAME: &'static str = "wma";
+
+    #[inline(always)]
+    fn leaf<V: Lanes>([x, _]: [V; 2]) -> [V; 2] {
+        [x, x]
+    }
+
+    #[inline(always)]
+    fn factors(older: usize, _newer: usize, _distance: usize) -> [f64; 3] {
+        [older as f64, 0.0, 0.0]
+    }
+
+    #[inline(always)]
+    fn join<V: Lanes>(
+        [sum, weighted]: [V; 2],
+        [newer_sum, newer_weighted]: [V; 2],
+        _apart: [V; 2],
+        [older, ..]: [V; 3],
+    ) -> [V; 2] {
+        [
+            newer_sum.add(sum),
+            newer_sum.mul_add(older, newer_weighted.add(weighted)),
+        ]
+    }
+
+    #[inline(always)]
+    fn scale(n_rows: usize) -> [f64; 3] {
+        let n = n_rows as f64;
+        [2.0 / (n * (n + 1.0)), 0.0, 0.0]
+    }
+
+    #[inline(always)]
+    fn result<V: Lanes>([_, weighted]: [V; 2], _last: V, [scale, ..]: [V; 3]) -> [V; 1] {
+        [weighted.mul(scale)]
+    }
+}
+
+/// Twice the first input less the second.
+#[derive(Debug)]
+struct Ahead;
+
+impl Terms<2> for Ahead {
+    const NAME: &'static str = "hma";
+    const READS: [(usize, usize); 2] = [(0, 0), (1, 0)];
+
+    #[inline(always)]
+    fn of<V: Lanes>([fast, slow]: [V; 2]) -> [V; 2] {
+        let ahead = fast.add(fast).sub(slow);
+        [ahead, ahead]
+    }
+}
+
 /// Sum of squared deviations of 0, 1 ... n - 1 from their mean.
 #[inline(always)]
 fn squared_rows(n_rows: usize) -> f64 {
@@ -78,8 +135,6 @@ formulas! {
         let share = quotient_or(slope * slope * squared_rows, squares, f64::NAN);
         if share > 1.0 { 1.0 } else { share }
     }
-    /// `2 x - y`.
-    fn twice_less(x, y) 2.0 * x - y
 }
 
 /// Mean of the last `n` rows, and the slope of the least-squares line through them.
@@ -100,22 +155,18 @@ fn linreg(builder: &mut Builder, x: Series, n: usize) -> Vec<Series> {
     ]
 }
 
-/// Linearly weighted mean of the last `n` rows, the newest heaviest: the value of the line a third of the way from its middle
-/// to its end.
+/// Linearly weighted mean of the last `n` rows, the newest heaviest.
 pub(in super::super) fn wma(builder: &mut Builder, x: Series, n: usize) -> Series {
-    if n == 1 {
-        return x;
-    }
-    let (mean, slope) = line(builder, x, n);
-    at(builder, mean, slope, (n as f64 - 1.0) / 6.0)
+    builder.window(Tree::<Weighted, 2, 1>::new(n), &[x])[0]
 }
 
 /// Hull's moving average.
 fn hma(builder: &mut Builder, x: Series, n: usize) -> Series {
-    let fast = wma(builder, x, n / 2);
-    let slow = wma(builder, x, n);
-    let ahead = twice_less(builder, fast, slow);
-    wma(builder, ahead, n.isqrt())
+    let (fast, slow) = (wma(builder, x, n / 2), wma(builder, x, n));
+    builder.window(
+        TreeOf::<Ahead, Weighted, 2, 2, 1>::new(n.isqrt()),
+        &[fast, slow],
+    )[0]
 }
 
 pub(in super::super) const INDICATORS: &[Indicator] = &[

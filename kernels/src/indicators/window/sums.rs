@@ -5,6 +5,8 @@
     reason = "these must be compiled inside their vectorised callers"
 )]
 
+use std::marker::PhantomData;
+
 use super::{
     super::{
         catalog::{Indicator, Output, Unit},
@@ -12,7 +14,7 @@ use super::{
     },
     lanes::Lanes,
     rows,
-    tree::{Statistic, Tree},
+    tree::{Statistic, Terms, Tree, TreeOf},
 };
 
 /// The sum.
@@ -89,6 +91,68 @@ impl Statistic<1, 1> for Mean {
     fn result<V: Lanes>(state: [V; 1], _last: V, _scale: [V; 3]) -> [V; 1] {
         state
     }
+}
+
+/// Terms whose sums are divided, the first by the second.
+pub(super) trait Shares<const I: usize>: Terms<I> + 'static {
+    /// What the quotient is multiplied by.
+    const SCALE: f64 = 1.0;
+    /// The quotient where the second sum is 0.
+    const OTHERWISE: f64 = f64::NAN;
+}
+
+/// The sum of the first input over that of the last.
+#[derive(Debug)]
+struct Quotient<T, const I: usize>(PhantomData<T>);
+
+impl<T: Shares<I>, const I: usize> Statistic<2, 1> for Quotient<T, I> {
+    const NAME: &'static str = T::NAME;
+
+    #[inline(always)]
+    fn leaf<V: Lanes>(x: [V; 2]) -> [V; 2] {
+        x
+    }
+
+    #[inline(always)]
+    fn factors(_older: usize, _newer: usize, _distance: usize) -> [f64; 3] {
+        [0.0; 3]
+    }
+
+    #[inline(always)]
+    fn join<V: Lanes>(older: [V; 2], newer: [V; 2], _apart: [V; 2], _factors: [V; 3]) -> [V; 2] {
+        [newer[0].add(older[0]), newer[1].add(older[1])]
+    }
+
+    #[inline(always)]
+    fn scale(_n_rows: usize) -> [f64; 3] {
+        [0.0; 3]
+    }
+
+    #[inline(always)]
+    fn result<V: Lanes>([part, all]: [V; 2], _last: V, _scale: [V; 3]) -> [V; 1] {
+        // The NaN of a part that is not known is kept.
+        let nothing = part.mul_add(V::splat(0.0), V::splat(T::OTHERWISE));
+        let quotient = all.if_zero(nothing, part.div(all));
+        [quotient.mul(V::splat(T::SCALE))]
+    }
+}
+
+/// The quotient of the sums of `T`'s terms over the last `n` rows.
+pub(super) fn quotient_of_sums<T: Shares<I>, const I: usize>(
+    builder: &mut Builder,
+    inputs: &[Series],
+    n: usize,
+) -> Series {
+    builder.window(TreeOf::<T, Quotient<T, I>, I, 2, 1>::new(n), inputs)[0]
+}
+
+/// The mean of `T`'s first terms over the last `n` rows.
+pub(super) fn mean_of<T: Terms<I> + 'static, const I: usize>(
+    builder: &mut Builder,
+    inputs: &[Series],
+    n: usize,
+) -> Series {
+    builder.window(TreeOf::<T, Mean, I, 1, 1>::new(n), inputs)[0]
 }
 
 /// Sum of the last `n` rows.

@@ -49,6 +49,181 @@ pub(super) trait Statistic<const K: usize, const O: usize>: Debug + Send + Sync 
     fn result<V: Lanes>(state: [V; K], last: V, scale: [V; 3]) -> [V; O];
 }
 
+/// What a statistic takes of each row: two numbers, made of `I`.
+pub(super) trait Terms<const I: usize>: Debug + Send + Sync {
+    /// Name of the node.
+    const NAME: &'static str;
+
+    /// For each of the numbers, the input and how many rows ago.
+    const READS: [(usize, usize); I];
+
+    /// See [`Window::is_defined_from_the_start`].
+    const FROM_THE_START: bool = false;
+
+    /// The two numbers.
+    fn of<V: Lanes>(x: [V; I]) -> [V; 2];
+}
+
+/// The inputs themselves.
+#[derive(Debug)]
+struct Plain;
+
+impl Terms<2> for Plain {
+    const NAME: &'static str = "";
+    const READS: [(usize, usize); 2] = [(0, 0), (1, 0)];
+
+    #[inline(always)]
+    fn of<V: Lanes>(x: [V; 2]) -> [V; 2] {
+        x
+    }
+}
+
+/// A statistic of terms of the last `n_rows` rows: what would else be several nodes goes through the registers once.
+#[derive(Debug)]
+pub(super) struct TreeOf<T, S, const I: usize, const K: usize, const O: usize> {
+    n_rows: usize,
+    kinds: PhantomData<(T, S)>,
+}
+
+impl<T: Terms<I>, S, const I: usize, const K: usize, const O: usize> TreeOf<T, S, I, K, O> {
+    /// Rows before a row that its terms are made of.
+    const AGO: usize = {
+        let (mut most, mut i) = (0, 0);
+        while i < I {
+            if T::READS[i].1 > most {
+                most = T::READS[i].1;
+            }
+            i += 1;
+        }
+        most
+    };
+
+    pub(super) fn new(n_rows: usize) -> Self {
+        assert!(n_rows > 0, "a window holds one row or more");
+        Self {
+            n_rows,
+            kinds: PhantomData,
+        }
+    }
+}
+
+impl<T, S, const I: usize, const K: usize, const O: usize> Window for TreeOf<T, S, I, K, O>
+where
+    T: Terms<I>,
+    S: Statistic<K, O>,
+{
+    fn id(&self) -> Id {
+        Id::new(T::NAME, [self.n_rows as u64])
+    }
+
+    fn lookback(&self) -> usize {
+        self.n_rows - 1 + Self::AGO
+    }
+
+    fn n_outputs(&self) -> usize {
+        O
+    }
+
+    fn is_defined_from_the_start(&self) -> bool {
+        T::FROM_THE_START
+    }
+
+    fn run(&self, inputs: &[&[f64]], outputs: &mut [&mut [f64]], scratch: &mut Scratch) {
+        let rows = outputs[0].len() + self.n_rows - 1;
+        let mut outputs = outputs.iter_mut();
+        vectorised(RowsOf::<T, S, I, K, O> {
+            window: self.n_rows,
+            x: T::READS.map(|(input, ago)| &inputs[input][Self::AGO - ago..][..rows]),
+            outputs: std::array::from_fn(|_| &mut **outputs.next().expect("all outputs")),
+            scratch,
+            kinds: PhantomData,
+        });
+    }
+}
+
+/// The rows of a [`TreeOf`].
+struct RowsOf<'a, T, S, const I: usize, const K: usize, const O: usize> {
+    window: usize,
+    x: [&'a [f64]; I],
+    outputs: [&'a mut [f64]; O],
+    scratch: &'a mut Scratch,
+    kinds: PhantomData<(T, S)>,
+}
+
+impl<T, S, const I: usize, const K: usize, const O: usize> Kernel for RowsOf<'_, T, S, I, K, O>
+where
+    T: Terms<I>,
+    S: Statistic<K, O>,
+{
+    /// All terms first, then the tree.
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let n = self.x[0].len();
+        let mut terms = std::mem::take(&mut self.scratch.terms);
+        if terms.len() < 2 * n {
+            terms.resize(2 * n, 0.0);
+        }
+        let (first, rest) = terms.split_at_mut(n);
+        let last = &mut rest[..n];
+        let whole = n - n % V::N;
+        for t in (0..whole).step_by(V::N) {
+            let mut x = [V::splat(0.0); I];
+            for (x, rows) in x.iter_mut().zip(self.x) {
+                // SAFETY: all have `n` rows, and `t + V::N` is at most that.
+                *x = unsafe { V::load(rows.as_ptr().add(t)) };
+            }
+            let of = T::of(x);
+            // SAFETY: both have `n` rows.
+            unsafe {
+                of[0].store(first.as_mut_ptr().add(t));
+                of[1].store(last.as_mut_ptr().add(t));
+            }
+        }
+        for t in whole..n {
+            [first[t], last[t]] = T::of(self.x.map(|x| x[t]));
+        }
+        let rows = Rows::<S, K, O> {
+            window: self.window,
+            x: [first, last],
+            outputs: self.outputs,
+            scratch: &mut *self.scratch,
+            statistic: PhantomData,
+        };
+        rows.run::<V>();
+        self.scratch.terms = terms;
+    }
+
+    #[inline(always)]
+    fn run_eight<V: EightLanes>(mut self) {
+        const { assert!(K <= 2 && !S::OVERLAPS, "states that fit into registers") };
+        let n = self.outputs[0].len() / 8 * 8;
+        if self.window == 1 || n == 0 {
+            return self.run::<V>();
+        }
+        assert!(
+            self.outputs.iter().all(|out| out.len() >= n),
+            "outputs have the same length"
+        );
+        let results = Results::<V, S, K, O> {
+            outputs: self.outputs.each_mut().map(|out| out.as_mut_ptr()),
+            last: self.x[0][self.window - 1..].as_ptr(),
+            scale: splat(S::scale(self.window)),
+            statistic: PhantomData,
+        };
+        registers::states::<V, T, S, I, K, O>(self.window, n, self.x, self.scratch, &results);
+        let rest = RowsOf::<T, S, I, K, O> {
+            window: self.window,
+            x: self.x.map(|x| &x[n..]),
+            outputs: self.outputs.map(|out| &mut out[n..]),
+            scratch: self.scratch,
+            kinds: PhantomData,
+        };
+        if !rest.outputs[0].is_empty() {
+            rest.run::<V>();
+        }
+    }
+}
+
 /// A statistic of the last `n_rows` rows.
 #[derive(Debug)]
 pub(super) struct Tree<S, const K: usize, const O: usize> {
@@ -160,7 +335,7 @@ impl<S: Statistic<K, O>, const K: usize, const O: usize> Kernel for Rows<'_, S, 
             scale: splat(S::scale(self.window)),
             statistic: PhantomData,
         };
-        registers::states::<V, S, K, O>(self.window, n, self.x, self.scratch, &results);
+        registers::states::<V, Plain, S, 2, K, O>(self.window, n, self.x, self.scratch, &results);
         let [first, last] = self.x;
         let rest = Rows::<S, K, O> {
             window: self.window,
@@ -629,7 +804,7 @@ mod tests {
 
     use super::{
         super::{
-            comoments::Together,
+            comoments::{Deviations, Together},
             deviation::Deviation,
             extremes::{Largest, PlaceOfLargest, Smallest},
             moments::{Shape, Spread},
@@ -738,13 +913,14 @@ mod tests {
             let x = prices();
             let y: Vec<f64> = x.iter().rev().copied().collect();
             let mut scratch = Scratch::default();
-            let windows: [Box<dyn Window>; 9] = [
+            let windows: [Box<dyn Window>; 10] = [
                 Box::new(Tree::<Mean, 1, 1>::new(n_rows)),
                 Box::new(Tree::<Spread, 2, 3>::new(n_rows)),
                 Box::new(Tree::<Shape, 4, 3>::new(n_rows)),
                 Box::new(Tree::<Together, 5, 3>::new(n_rows)),
                 Box::new(Tree::<Line, 2, 2>::new(n_rows)),
                 Box::new(Deviation { n_rows }),
+                Box::new(Deviations { n_rows }),
                 Box::new(Tree::<PlaceOfLargest, 2, 1>::new(n_rows)),
                 Box::new(Tree::<Largest, 1, 1>::new(n_rows)),
                 Box::new(Tree::<Smallest, 1, 1>::new(n_rows)),

@@ -1,14 +1,21 @@
 //! Volume of windows, and prices weighted by it.
 
+#![allow(
+    clippy::inline_always,
+    reason = "these must be compiled inside their vectorised callers"
+)]
+
 use super::{
     super::{
         catalog::{Indicator, Output, Unit},
-        pointwise::{formulas, lagged_formulas, mul, quotient_or},
+        pointwise::{formulas, quotient_or},
         program::{Builder, Input, Series},
     },
+    lanes::Lanes,
     ranges::typical,
     rows,
-    sums::{sma, sum},
+    sums::{Shares, quotient_of_sums, sma},
+    tree::Terms,
 };
 
 /// A change of the typical price up to this share of it is none in `mfi`, as TA-Lib has it: `(h + l + c) / 3` of decimal
@@ -20,36 +27,78 @@ const SAME_PRICE_PLAIN: f64 = 1e-12;
 formulas! {
     /// `x / y`; NaN where `y` is 0.
     fn ratio(x, y) quotient_or(x, y, f64::NAN)
-    /// Volume times the place of the close in its bar, from -1 to 1; nothing without a range.
-    fn flow_in_range(high, low, close, volume) {
-        quotient_or((close - low) - (high - close), high - low, 0.0) * volume
-    }
-    /// Percent of `all` that is `rising`, and `otherwise` where there is nothing.
-    fn percent_rising(rising, all; otherwise) 100.0 * quotient_or(rising, all, otherwise / 100.0)
 }
 
-lagged_formulas! {
-    /// Turnover of a bar whose price has risen, else 0.
-    fn rising_flow(price / before, volume / _volume_before; same) {
-        let change = price - before;
-        let turnover = price * volume;
-        let rising = if change > same * price.abs() { turnover } else { 0.0 };
-        if (change + turnover).is_nan() { f64::NAN } else { rising }
+/// Prices times volume, and volume.
+#[derive(Debug)]
+struct Weighted;
+
+impl Terms<2> for Weighted {
+    const NAME: &'static str = "vwma";
+    const READS: [(usize, usize); 2] = [(0, 0), (1, 0)];
+
+    #[inline(always)]
+    fn of<V: Lanes>([x, volume]: [V; 2]) -> [V; 2] {
+        [x.mul(volume), volume]
     }
-    /// Turnover of a bar whose price has changed, else 0.
-    fn flow(price / before, volume / _volume_before; same) {
-        let change = price - before;
-        let turnover = price * volume;
-        let flow = if change.abs() > same * price.abs() { turnover } else { 0.0 };
-        if (change + turnover).is_nan() { f64::NAN } else { flow }
+}
+
+impl Shares<2> for Weighted {}
+
+/// Volume times the place of the close in its bar, from -1 to 1, nothing without a range; and volume.
+#[derive(Debug)]
+struct Flow;
+
+impl Terms<4> for Flow {
+    const NAME: &'static str = "cmf";
+    const READS: [(usize, usize); 4] = [(0, 0), (1, 0), (2, 0), (3, 0)];
+
+    #[inline(always)]
+    fn of<V: Lanes>([high, low, close, volume]: [V; 4]) -> [V; 2] {
+        let balance = close.sub(low).sub(high.sub(close));
+        let range = high.sub(low);
+        // The NaN of a close that is not known is kept.
+        let place = range.if_zero(balance.mul(V::splat(0.0)), balance.div(range));
+        [place.mul(volume), volume]
     }
+}
+
+impl Shares<4> for Flow {}
+
+/// Turnover of bars whose price has risen, and of those whose price has changed. `PLAIN` is whether as in `mfi_plain`.
+///
+/// The price is three times the typical one, which makes no difference to a share.
+#[derive(Debug)]
+struct Turnover<const PLAIN: bool>;
+
+impl<const PLAIN: bool> Terms<7> for Turnover<PLAIN> {
+    const NAME: &'static str = if PLAIN { "mfi_plain" } else { "mfi" };
+    const READS: [(usize, usize); 7] = [(0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (1, 1), (2, 1)];
+
+    #[inline(always)]
+    fn of<V: Lanes>([high, low, close, volume, high_1, low_1, close_1]: [V; 7]) -> [V; 2] {
+        let price = high.add(low).add(close);
+        let change = price.sub(high_1.add(low_1).add(close_1));
+        let same = V::splat(if PLAIN { SAME_PRICE_PLAIN } else { SAME_PRICE });
+        let most = same.mul(price.abs());
+        // NaN where one of them is.
+        let turnover = change.mul_add(V::splat(0.0), price.mul(volume));
+        let nothing = turnover.mul(V::splat(0.0));
+        [
+            most.if_ge(change, nothing, turnover),
+            most.if_ge(change.abs(), nothing, turnover),
+        ]
+    }
+}
+
+impl<const PLAIN: bool> Shares<7> for Turnover<PLAIN> {
+    const SCALE: f64 = 100.0;
+    const OTHERWISE: f64 = if PLAIN { 0.5 } else { 0.0 };
 }
 
 fn vwma(builder: &mut Builder, x: Series, n: usize) -> Series {
     let volume = builder.input(Input::Volume);
-    let weighted = mul(builder, x, volume);
-    let (weighted, volume) = (sum(builder, weighted, n), sum(builder, volume, n));
-    ratio(builder, weighted, volume)
+    quotient_of_sums::<Weighted, 2>(builder, &[x, volume], n)
 }
 
 fn vwap(builder: &mut Builder, n: usize) -> Series {
@@ -63,21 +112,19 @@ fn volume_ratio(builder: &mut Builder, n: usize) -> Series {
     ratio(builder, volume, mean)
 }
 
-fn cmf(builder: &mut Builder, n: usize) -> Series {
-    let [high, low, close, volume] =
-        [Input::High, Input::Low, Input::Close, Input::Volume].map(|input| builder.input(input));
-    let flow = flow_in_range(builder, high, low, close, volume);
-    let (flow, volume) = (sum(builder, flow, n), sum(builder, volume, n));
-    ratio(builder, flow, volume)
+/// High, low, close and volume.
+fn bars(builder: &mut Builder) -> [Series; 4] {
+    [Input::High, Input::Low, Input::Close, Input::Volume].map(|input| builder.input(input))
 }
 
-fn money_flow(builder: &mut Builder, n: usize, same: f64, otherwise: f64) -> Series {
-    let volume = builder.input(Input::Volume);
-    let price = typical(builder);
-    let rising = rising_flow(builder, price, volume, 1, same);
-    let all = flow(builder, price, volume, 1, same);
-    let (rising, all) = (sum(builder, rising, n), sum(builder, all, n));
-    percent_rising(builder, rising, all, otherwise)
+fn cmf(builder: &mut Builder, n: usize) -> Series {
+    let inputs = bars(builder);
+    quotient_of_sums::<Flow, 4>(builder, &inputs, n)
+}
+
+fn money_flow<const PLAIN: bool>(builder: &mut Builder, n: usize) -> Series {
+    let inputs = bars(builder);
+    quotient_of_sums::<Turnover<PLAIN>, 7>(builder, &inputs, n)
 }
 
 pub(in super::super) const INDICATORS: &[Indicator] = &[
@@ -144,7 +191,7 @@ pub(in super::super) const INDICATORS: &[Indicator] = &[
         }],
         definition: "Money flow index: percent of the turnover (typical price times volume) of the last n changes of the typical price that rose, of that which changed; a change of at most 1e-14 of the price is none; 0 where nothing changed.",
         source: "TA-Lib MFI; Quong and Soudack (1989), Volume-Weighted RSI: Money Flow",
-        expand: |b, _, p| vec![money_flow(b, p[0] as usize, SAME_PRICE, 0.0)],
+        expand: |b, _, p| vec![money_flow::<false>(b, p[0] as usize)],
     },
     Indicator {
         name: "mfi_plain",
@@ -157,6 +204,6 @@ pub(in super::super) const INDICATORS: &[Indicator] = &[
         }],
         definition: "Money flow index as mfi, but a change of at most 1e-12 of the price is none, and 50 where nothing changed.",
         source: "Quong and Soudack (1989), Volume-Weighted RSI: Money Flow",
-        expand: |b, _, p| vec![money_flow(b, p[0] as usize, SAME_PRICE_PLAIN, 50.0)],
+        expand: |b, _, p| vec![money_flow::<true>(b, p[0] as usize)],
     },
 ];

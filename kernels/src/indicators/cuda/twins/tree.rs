@@ -1,8 +1,11 @@
 //! Windows by doubling, level by level: windows of several lengths over one series share levels.
 
-use super::super::{
-    super::kernel::Id,
-    code::{Code, Value},
+use super::{
+    super::{
+        super::kernel::Id,
+        code::{Code, Value},
+    },
+    function,
 };
 
 /// A statistic of `tree.cuh`.
@@ -42,6 +45,7 @@ const STATISTICS: &[Statistic] = &[
     statistic("shape", "Shape", 4, 3, false, Anchored),
     statistic("together", "Together", 5, 3, false, Anchored),
     statistic("line", "Line", 2, 2, false, Anchored),
+    statistic("wma", "Weighted", 2, 1, false, Apart),
 ];
 const ANCHORED_MEAN: Statistic = statistic("anchored mean", "AnchoredMean", 1, 1, false, Anchored);
 
@@ -179,6 +183,97 @@ fn state(code: &mut Code, statistic: &Statistic, n_rows: usize, inputs: &[Value]
         }
     }
 }
+
+/// The operations of a window over terms that it makes of its inputs itself: here they are operations of their own. Nothing
+/// if it is none.
+pub(super) fn of_terms(code: &mut Code, id: &Id, inputs: &[Value]) -> Option<Vec<Value>> {
+    let n_rows = *id.parameters.first()? as usize;
+    let mut row = |name: &'static str, words: &[u64], reads: &[(usize, usize)]| {
+        let reads: Vec<_> = reads.iter().map(|(k, ago)| (inputs[*k], *ago)).collect();
+        code.rows(function(&Id::new(name, words)), &reads, 1, true)[0]
+    };
+    let of_bar = [(0, 0), (1, 0), (2, 0), (3, 0)];
+    let ratio = Id::new("window::volume::ratio", [0]);
+    let percent = |otherwise: f64| Id::new("window::volume::percent", [otherwise.to_bits(), 0]);
+    let (part, all, quotient) = match id.name {
+        "vwma" => (row("pointwise::mul", &[0], &of_bar[..2]), inputs[1], ratio),
+        "cmf" => (
+            row("window::volume::flow_in_range", &[0], &of_bar),
+            inputs[3],
+            ratio,
+        ),
+        "mfi" | "mfi_plain" => {
+            let (same, otherwise) = if id.name == "mfi" {
+                (1e-14_f64, 0.0)
+            } else {
+                (1e-12, 50.0)
+            };
+            let price = row("window::ranges::typical_price", &[0], &of_bar[..3]);
+            let reads = [(price, 1), (inputs[3], 0)];
+            let words = [same.to_bits(), 1];
+            let flow = |code: &mut Code, name| code.row(function(&Id::new(name, words)), &reads);
+            (
+                flow(code, "window::volume::rising_flow"),
+                flow(code, "window::volume::flow"),
+                percent(otherwise),
+            )
+        }
+        "rsi_sma" => (
+            row("window::oscillators::rise", &[1], &[(0, 1)]),
+            row("window::oscillators::movement", &[1], &[(0, 1)]),
+            percent(0.0),
+        ),
+        "vortex plus" | "vortex minus" => {
+            let (end, other) = if id.name == "vortex plus" {
+                (0, 1)
+            } else {
+                (1, 0)
+            };
+            (
+                row("window::oscillators::reach", &[1], &[(end, 0), (other, 1)]),
+                row(TRUE_RANGE, &[1], &[(0, 0), (1, 0), (2, 1)]),
+                ratio,
+            )
+        }
+        "buying pressure" => (
+            row("window::oscillators::pressure", &[1], &[(1, 0), (2, 1)]),
+            row(TRUE_RANGE, &[1], &[(0, 0), (1, 0), (2, 1)]),
+            Id::new("window::oscillators::share", [0]),
+        ),
+        "hma" => {
+            let ahead = row("window::regression::twice_less", &[0], &of_bar[..2]);
+            return operations(code, &Id::new("wma", [n_rows as u64]), &[ahead]);
+        }
+        "mean median price" => {
+            let price = row("window::ranges::middle_price", &[0], &of_bar[..2]);
+            return operations(code, &Id::new("mean", [n_rows as u64]), &[price]);
+        }
+        "mean body before" | "mean range before" => {
+            let name = if id.name == "mean body before" {
+                "body_size"
+            } else {
+                "bar_range"
+            };
+            let part = row(name, &[], &of_bar[..2]);
+            let sum = operations(code, &Id::new("sum", [n_rows as u64]), &[part])?;
+            let function = format!("sum_over_rows_before<{n_rows}>");
+            return Some(vec![code.row(function, &[(sum[0], 1)])]);
+        }
+        _ => return None,
+    };
+    let mut sum = |x| operations(code, &Id::new("sum", [n_rows as u64]), &[x]);
+    let reads = [(sum(part)?[0], 0), (sum(all)?[0], 0)];
+    Some(code.rows(function(&quotient), &reads, 1, true))
+}
+
+/// The mean of the `n_rows` rows before the present one.
+fn mean_before(code: &mut Code, n_rows: usize, x: Value) -> Option<Value> {
+    let sum = operations(code, &Id::new("sum", [n_rows as u64]), &[x])?;
+    let function = format!("sum_over_rows_before<{n_rows}>");
+    Some(code.row(function, &[(sum[0], 1)]))
+}
+
+const TRUE_RANGE: &str = "window::ranges::true_range_of";
 
 fn join(
     code: &mut Code,

@@ -170,32 +170,15 @@ impl Plan {
                 }
                 plan.places.push(place);
             }
-            let wanted = plan.wanted.len();
-            for (result, output) in program.outputs.iter().enumerate() {
-                if output.node == position {
-                    plan.wanted.push((index(output), result));
-                }
-            }
-            let last = plan.last.len();
-            let leaves = |one: usize| {
-                let mut results = plan.wanted[wanted..].iter().filter(|w| w.0 == one);
-                match (results.next(), results.next()) {
-                    (Some((_, result)), None) if last_reader[one] == position => Some(*result),
-                    _ => None,
-                }
-            };
-            if matches!(action, Action::Window | Action::Recurrence(_))
-                && let Some(results) = series.clone().map(leaves).collect::<Option<Vec<_>>>()
-            {
-                plan.last.extend(results);
-            }
+            let is_made = matches!(action, Action::Window | Action::Recurrence(_));
+            let (wanted, last) = plan.results(program, position, &first, &last_reader, is_made);
             plan.steps.push(Step {
-                last: last..plan.last.len(),
+                last,
                 action,
                 lookback: lookback(&node.work),
                 reads: reads..plan.reads.len(),
                 places: series,
-                wanted: wanted..plan.wanted.len(),
+                wanted,
             });
             // The outputs of this node have their places by now: they never overlap what it reads.
             let ended = node
@@ -216,6 +199,36 @@ impl Plan {
             }
         }
         plan
+    }
+
+    /// Notes which results the node at `position` makes: all of them, and those that nobody reads later if no other series
+    /// of the node stays. `is_made`: its series are computed by a kernel.
+    fn results(
+        &mut self,
+        program: &Program,
+        position: usize,
+        first: &[usize],
+        last_reader: &[usize],
+        is_made: bool,
+    ) -> (Range<usize>, Range<usize>) {
+        let (wanted, last) = (self.wanted.len(), self.last.len());
+        for (result, output) in program.outputs.iter().enumerate() {
+            if output.node == position {
+                self.wanted.push((first[position] + output.output, result));
+            }
+        }
+        let leaves = |one: usize| {
+            let mut results = self.wanted[wanted..].iter().filter(|w| w.0 == one);
+            match (results.next(), results.next()) {
+                (Some((_, result)), None) if last_reader[one] == position => Some(*result),
+                _ => None,
+            }
+        };
+        let series = first[position]..first[position] + program.nodes[position].n_outputs;
+        if is_made && let Some(results) = series.map(leaves).collect::<Option<Vec<_>>>() {
+            self.last.extend(results);
+        }
+        (wanted..self.wanted.len(), last..self.last.len())
     }
 
     /// The next free place.

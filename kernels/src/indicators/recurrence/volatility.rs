@@ -6,7 +6,7 @@
 )]
 
 use super::{
-    averages::{ema, ema_late, rma, rma_late},
+    averages::{ema, ema_late, rma_late},
     factor_or, output,
     rows::{Function, Rows},
     rows_or,

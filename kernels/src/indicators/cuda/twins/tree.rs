@@ -255,9 +255,17 @@ pub(super) fn of_terms(code: &mut Code, id: &Id, inputs: &[Value]) -> Option<Vec
                 "bar_range"
             };
             let part = row(name, &[], &of_bar[..2]);
-            let sum = operations(code, &Id::new("sum", [n_rows as u64]), &[part])?;
-            let function = format!("sum_over_rows_before<{n_rows}>");
-            return Some(vec![code.row(function, &[(sum[0], 1)])]);
+            return Some(vec![mean_before(code, n_rows, part)?]);
+        }
+        "cdl_doji" | "star" | "cdl_shootingstar" => {
+            let (part, lookback) = if id.name == "star" {
+                (row("body_size", &[], &[(0, 0), (3, 0)]), 1)
+            } else {
+                (row("bar_range", &[], &[(1, 0), (2, 0)]), 0)
+            };
+            let mut reads: Vec<_> = inputs.iter().map(|x| (*x, lookback)).collect();
+            reads.push((mean_before(code, n_rows, part)?, lookback));
+            return Some(vec![code.row(id.name.to_owned(), &reads)]);
         }
         _ => return None,
     };

@@ -9,6 +9,7 @@ pub mod math;
 pub mod bars;
 pub mod windows;
 
+mod activations;
 pub mod candles;
 pub mod cuda;
 mod dispatch;
@@ -18,6 +19,7 @@ pub mod matmul;
 pub mod momentum;
 pub mod order_statistics;
 pub mod recurrences;
+mod tiles;
 pub mod trend;
 pub mod volatility;
 
@@ -29,16 +31,24 @@ pub mod allocator;
 mod candle_threads;
 pub use candle_threads::keep_candle_single_threaded;
 pub mod attention;
+pub mod causal_convolution;
 pub mod dropout;
+pub mod experts;
 pub mod gelu;
 pub mod inference;
+pub mod kan;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;
+pub mod lstm;
 mod packed;
 pub mod pooling;
 pub mod positions;
+pub mod regression_loss;
 pub mod residual;
+pub mod revin;
+pub mod swiglu;
+pub mod window_linear;
 
 #[cfg(test)]
 mod gradient_check;

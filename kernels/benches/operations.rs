@@ -1,7 +1,7 @@
 //! Milliseconds of a training step (forward and backward) of the fused operations, beside the least that their arithmetic
 //! takes.
 //!
-//! `cargo bench -p natron-kernels --bench operations [-- threads]`. Where `NATRON_TORCH_PYTHON` names a Python with torch,
+//! `cargo bench -p natron-kernels --bench operations [-- [threads] [case]]`. Where `NATRON_TORCH_PYTHON` names a Python with torch,
 //! `operations.py` measures the same in PyTorch in turns with ours.
 
 #![allow(
@@ -13,13 +13,15 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Instant,
 };
 
 use candle_core::{Device, Result, Tensor, Var};
 use natron_kernels::{
-    allocator::CachingAllocator,
+    allocator::{CachingAllocator, settle_in},
     causal_convolution::{Epilogue, causal_convolution},
+    loss::mean_squared_error,
     lstm::lstm,
     matmul::{Matrix, multiply_here},
 };
@@ -34,7 +36,7 @@ struct Case {
     name: &'static str,
     /// Additions and multiplications of a step.
     operations: f64,
-    step: Box<dyn Fn() -> Result<()>>,
+    step: Box<dyn Fn() -> Result<()> + Send>,
 }
 
 fn noise(shape: &[usize], scale: f32) -> Tensor {
@@ -53,9 +55,9 @@ fn parameter(shape: &[usize], scale: f32) -> Tensor {
     Var::from_tensor(&noise(shape, scale)).unwrap().into_inner()
 }
 
-/// Forward, and backward from the sum of the squares to all parameters.
-fn train(forward: impl Fn() -> Result<Tensor>) -> Result<()> {
-    forward()?.sqr()?.sum_all()?.backward()?;
+/// Forward, and backward from the mean square to all parameters.
+fn train(forward: impl Fn() -> Result<Tensor>, zeros: &Arc<[f32]>) -> Result<()> {
+    mean_squared_error(&forward()?, zeros)?.backward()?;
     Ok(())
 }
 
@@ -74,6 +76,7 @@ fn lstm_case() -> Case {
             ]
         })
         .collect();
+    let zeros: Arc<[f32]> = vec![0.0; batch * length * 2 * HIDDEN].into();
     let products = |inputs: usize| (batch * length * 8 * HIDDEN * (inputs + HIDDEN)) as f64;
     // Three products of each size, but the data needs no gradient.
     let data = (batch * length * 8 * HIDDEN * 36) as f64;
@@ -81,13 +84,16 @@ fn lstm_case() -> Case {
         name: "lstm",
         operations: 2.0 * (3.0 * (products(36) + products(2 * HIDDEN)) - data),
         step: Box::new(move || {
-            train(|| {
-                let mut states = x.clone();
-                for [input, recurrent, bias] in &layers {
-                    states = lstm(&states, input, recurrent, bias)?;
-                }
-                Ok(states)
-            })
+            train(
+                || {
+                    let mut states = x.clone();
+                    for [input, recurrent, bias] in &layers {
+                        states = lstm(&states, input, recurrent, bias)?;
+                    }
+                    Ok(states)
+                },
+                &zeros,
+            )
         }),
     }
 }
@@ -107,18 +113,22 @@ fn convolution_case() -> Case {
             )
         })
         .collect();
+    let zeros: Arc<[f32]> = vec![0.0; batch * length * CHANNELS].into();
     let product = (batch * length * CHANNELS * CHANNELS * 3) as f64;
     Case {
         name: "causal_convolution",
         operations: 2.0 * product * (3.0 * DILATIONS.len() as f64 - 1.0),
         step: Box::new(move || {
-            train(|| {
-                let mut y = x.clone();
-                for ((weight, bias), dilation) in layers.iter().zip(DILATIONS) {
-                    y = causal_convolution(&y, weight, bias, dilation, Epilogue::Identity)?;
-                }
-                Ok(y)
-            })
+            train(
+                || {
+                    let mut y = x.clone();
+                    for ((weight, bias), dilation) in layers.iter().zip(DILATIONS) {
+                        y = causal_convolution(&y, weight, bias, dilation, Epilogue::Identity)?;
+                    }
+                    Ok(y)
+                },
+                &zeros,
+            )
         }),
     }
 }
@@ -189,14 +199,20 @@ fn median(mut times: Vec<f64>) -> f64 {
 }
 
 fn main() {
+    settle_in();
+    natron_kernels::keep_candle_single_threaded();
     let threads = std::env::args()
         .find_map(|argument| argument.parse().ok())
         .unwrap_or(1);
-    natron_kernels::keep_candle_single_threaded();
-    rayon::ThreadPoolBuilder::new()
+    let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
-        .build_global()
+        .build()
         .unwrap();
+    pool.install(|| measure(threads));
+}
+
+fn measure(threads: usize) {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
     let mut peer = Peer::start(threads);
     let peak = peak() * threads as f64;
     println!(
@@ -206,7 +222,10 @@ fn main() {
     println!(
         "operation              ms     least   floor     torch   least   ratio (medians, of {ROUNDS} rounds in turns)"
     );
-    for case in [lstm_case(), convolution_case()] {
+    let cases = [lstm_case(), convolution_case()];
+    let is_wanted = |case: &Case| wanted.iter().any(|name| name == case.name);
+    let is_any = !cases.iter().any(is_wanted);
+    for case in cases.into_iter().filter(|case| is_any || is_wanted(case)) {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for round in 0..=ROUNDS {
             let start = Instant::now();

@@ -91,8 +91,21 @@ impl Geometry {
             .filter(move |&(_, shift)| shift < self.length)
     }
 
-    fn weight(self, weight: &[f32], output: usize, input: usize, tap: usize) -> f32 {
-        weight[(output * self.inputs + input) * self.kernel + tap]
+    /// The weights as \[kernel, outputs, inputs\].
+    fn by_tap(self, weight: &[f32]) -> Vec<f32> {
+        let size = self.outputs * self.inputs;
+        let mut out = vec![0.0; weight.len()];
+        for (k, weights) in weight.chunks_exact(self.kernel).enumerate() {
+            for (tap, &weight) in weights.iter().enumerate() {
+                out[tap * size + k] = weight;
+            }
+        }
+        out
+    }
+
+    /// The row of an output among the weights of a tap.
+    fn row(self, by_tap: &[f32], tap: usize, output: usize) -> Option<&[f32]> {
+        Some(&by_tap[(tap * self.outputs + output) * self.inputs..][..self.inputs])
     }
 }
 
@@ -127,11 +140,12 @@ impl CustomOp3 for Convolution {
                 bias.len()
             );
         }
+        let by_tap = geometry.by_tap(weight);
         let taps: Vec<(usize, Panels)> = geometry
             .taps()
             .map(|(tap, shift)| {
-                let value = |p, j| geometry.weight(weight, j, p, tap);
-                (shift, Panels::new(inputs, outputs, value))
+                let row = |output| geometry.row(&by_tap, tap, output);
+                (shift, Panels::from_columns(inputs, outputs, row))
             })
             .collect();
         let size = length * outputs;
@@ -196,11 +210,12 @@ impl CustomOp3 for Convolution {
 
         // Data needs no gradient, and the product would be for nothing.
         let x_gradient = if x.track_op() {
+            let by_tap = geometry.by_tap(weights);
             let taps: Vec<(usize, Panels)> = geometry
                 .taps()
                 .map(|(tap, shift)| {
-                    let value = |p, j| geometry.weight(weights, p, j, tap);
-                    (shift, Panels::new(outputs, inputs, value))
+                    let row = |output| geometry.row(&by_tap, tap, output);
+                    (shift, Panels::from_rows(outputs, inputs, row))
                 })
                 .collect();
             let out = filled(batch * length * inputs, length * inputs, |window, out| {
@@ -253,9 +268,12 @@ impl CustomOp3 for Convolution {
             .collect();
         let sums = add_in_order(partials, kernel * size);
         let mut weight_gradient = vec![0.0; weights.len()];
-        for (k, out) in weight_gradient.iter_mut().enumerate() {
-            let (output, input, tap) = (k / kernel / inputs, k / kernel % inputs, k % kernel);
-            *out = sums[(tap * inputs + input) * outputs + output];
+        for (tap, sums) in sums.chunks_exact(size).enumerate() {
+            for (input, sums) in sums.chunks_exact(outputs).enumerate() {
+                for (output, &sum) in sums.iter().enumerate() {
+                    weight_gradient[(output * inputs + input) * kernel + tap] = sum;
+                }
+            }
         }
         Ok((
             x_gradient,

@@ -12,6 +12,7 @@
 //! of units while it is in the first level of it. Windows are worked on [`WINDOWS`] at a time, on one thread each and
 //! direction; neither that nor the threads change a bit.
 
+use std::mem::MaybeUninit;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
@@ -120,7 +121,6 @@ struct Recurrence {
 }
 
 /// Of each step: gates as tiles `[block, window, gate, unit]` and cells `[block, window, unit]`.
-#[derive(Default)]
 struct Kept {
     gates: Vec<f32>,
     cells: Vec<f32>,
@@ -204,49 +204,38 @@ impl Part {
         }
     }
 
-    /// Units of a block.
-    fn units(&self, block: usize) -> usize {
-        UNITS.min(self.geometry.hidden - block * UNITS)
+    /// The row of the weights of a gate of a unit, in the order of the tiles; nothing for the units beyond the last.
+    fn weights<'a>(&self, recurrent: &'a [f32], row: usize) -> Option<&'a [f32]> {
+        let Geometry { hidden, .. } = self.geometry;
+        let (unit, gate) = (row / PANEL * UNITS + row % UNITS, row % PANEL / UNITS);
+        let row = (self.direction * 4 + gate) * hidden + unit;
+        (unit < hidden).then(|| &recurrent[row * hidden..][..hidden])
     }
 
     /// The weights of the states, gates of a block beside each other.
     fn forward_weights(&self, recurrent: &[f32]) -> Panels {
         let Geometry { hidden, .. } = self.geometry;
-        let own = &recurrent[self.direction * 4 * hidden * hidden..];
-        Panels::new(hidden, 4 * self.geometry.padded(), |p, j| {
-            let (block, gate, unit) = (j / PANEL, j % PANEL / UNITS, j % UNITS);
-            if unit < self.units(block) {
-                own[(gate * hidden + block * UNITS + unit) * hidden + p]
-            } else {
-                0.0
-            }
-        })
+        let columns = 4 * self.geometry.padded();
+        Panels::from_columns(hidden, columns, |column| self.weights(recurrent, column))
     }
 
-    /// Their transpose, rows in the order of the gates.
+    /// Their transpose.
     fn backward_weights(&self, recurrent: &[f32]) -> Panels {
         let Geometry { hidden, .. } = self.geometry;
-        let own = &recurrent[self.direction * 4 * hidden * hidden..];
-        Panels::new(4 * self.geometry.padded(), hidden, |p, j| {
-            let (block, gate, unit) = (p / PANEL, p % PANEL / UNITS, p % UNITS);
-            if unit < self.units(block) {
-                own[(gate * hidden + block * UNITS + unit) * hidden + j]
-            } else {
-                0.0
-            }
-        })
+        let rows = 4 * self.geometry.padded();
+        Panels::from_rows(rows, hidden, |row| self.weights(recurrent, row))
     }
 
-    /// Where the projected input of a gate of a block begins, for a window of the part at a bar.
-    fn projected(&self, window: usize, bar: usize, block: usize, gate: usize) -> usize {
+    /// The projected input of all gates, for a window of the part at a bar.
+    fn projected<'a>(&self, projected: &'a [f32], window: usize, bar: usize) -> &'a [f32] {
         let Geometry {
             length,
             hidden,
             directions,
             ..
         } = self.geometry;
-        let row = (self.first + window) * length + bar;
-        ((row * directions + self.direction) * 4 + gate) * hidden + block * UNITS
+        let row = ((self.first + window) * length + bar) * directions + self.direction;
+        &projected[row * 4 * hidden..][..4 * hidden]
     }
 
     /// `out`: the rows of the result, window by window.
@@ -262,25 +251,25 @@ impl Part {
         } = *self;
         let (blocks, width) = (geometry.blocks(), geometry.padded());
         let weights = self.forward_weights(recurrent);
-        let step_size = windows * 4 * width;
-        let steps = if is_kept { geometry.length } else { 1 };
-        let mut gates = vec![0.0; steps * step_size];
-        let mut cells = Vec::with_capacity(if is_kept { steps * windows * width } else { 0 });
+        let kept_steps = if is_kept { geometry.length } else { 0 };
+        let mut gates = Vec::with_capacity(kept_steps * windows * 4 * width);
+        let mut cells = Vec::with_capacity(kept_steps * windows * width);
+        let mut step = vec![0.0; windows * 4 * width];
         let mut cell = vec![0.0; windows * width];
         let (mut hidden, mut next) = (vec![0.0; windows * width], vec![0.0; windows * width]);
         for s in 0..geometry.length {
             let bar = self.bar(s);
-            let step = &mut gates[if is_kept { s * step_size } else { 0 }..][..step_size];
-            for block in 0..blocks {
-                let tile = &mut step[block * windows * PANEL..][..windows * PANEL];
-                let units = self.units(block);
-                for (window, row) in tile.chunks_exact_mut(PANEL).enumerate() {
-                    for (gate, out) in row.chunks_exact_mut(UNITS).enumerate() {
-                        let from = self.projected(window, bar, block, gate);
-                        out[..units].copy_from_slice(&projected[from..][..units]);
-                        out[units..].fill(0.0);
+            for window in 0..windows {
+                let row = self.projected(projected, window, bar);
+                for (gate, values) in row.chunks_exact(geometry.hidden).enumerate() {
+                    for (block, values) in values.chunks(UNITS).enumerate() {
+                        let at = ((block * windows + window) * 4 + gate) * UNITS;
+                        copy_units(&mut step[at..][..values.len()], values);
                     }
                 }
+            }
+            for block in 0..blocks {
+                let tile = &mut step[block * windows * PANEL..][..windows * PANEL];
                 if s > 0 {
                     let left = Left {
                         values: &hidden,
@@ -302,6 +291,7 @@ impl Part {
                 out[window * geometry.rows + bar].copy_from_slice(&hidden[..geometry.hidden]);
             }
             if is_kept {
+                gates.extend_from_slice(&step);
                 cells.extend_from_slice(&cell);
             }
         }
@@ -314,15 +304,18 @@ impl Part {
                 }
             }
         }
-        if is_kept {
-            Kept { gates, cells }
-        } else {
-            Kept::default()
-        }
+        Kept { gates, cells }
     }
 
-    /// `out`: the rows of the gradient of the projected input, window by window; `gradient`: that of the result.
-    fn backward(&self, kept: &Kept, recurrent: &[f32], gradient: &[f32], out: &mut [&mut [f32]]) {
+    /// `out`: the rows of the gradient of the projected input, window by window, all of which are written; `gradient`: that
+    /// of the result.
+    fn backward(
+        &self,
+        kept: &Kept,
+        recurrent: &[f32],
+        gradient: &[f32],
+        out: &mut [&mut [MaybeUninit<f32>]],
+    ) {
         let Self {
             geometry, windows, ..
         } = *self;
@@ -372,11 +365,19 @@ impl Part {
             }
             for (window, gates) in gates.chunks_exact(4 * width).enumerate() {
                 let row = &mut out[window * geometry.length + bar];
-                for (k, values) in gates.chunks_exact(UNITS).enumerate() {
-                    let (block, gate) = (k / 4, k % 4);
-                    let units = self.units(block);
-                    row[gate * geometry.hidden + block * UNITS..][..units]
-                        .copy_from_slice(&values[..units]);
+                for (gate, out) in row.chunks_exact_mut(geometry.hidden).enumerate() {
+                    for (block, out) in out.chunks_mut(UNITS).enumerate() {
+                        let values = &gates[block * PANEL + gate * UNITS..][..UNITS];
+                        match (
+                            out.first_chunk_mut::<UNITS>(),
+                            values.first_chunk::<UNITS>(),
+                        ) {
+                            (Some(out), Some(values)) => *out = values.map(MaybeUninit::new),
+                            _ => out.iter_mut().zip(values).for_each(|(out, &value)| {
+                                out.write(value);
+                            }),
+                        }
+                    }
                 }
             }
             if s > 0 {
@@ -389,6 +390,17 @@ impl Part {
                 weights.accumulate(&mut hidden, width, left, windows);
             }
         }
+    }
+}
+
+/// Copies the units that both have; a whole block without a call.
+fn copy_units(out: &mut [f32], from: &[f32]) {
+    match (out.first_chunk_mut::<UNITS>(), from.first_chunk::<UNITS>()) {
+        (Some(out), Some(from)) => *out = *from,
+        _ => out
+            .iter_mut()
+            .zip(from)
+            .for_each(|(out, from)| *out = *from),
     }
 }
 
@@ -456,15 +468,21 @@ impl CustomOp2 for Recurrence {
             rows,
         } = geometry;
         let columns = directions * 4 * hidden;
-        let mut out = vec![0.0; batch * length * columns];
+        // The largest tensor of all: what is written anyway is not cleared first.
+        let size = batch * length * columns;
+        let mut out = Vec::with_capacity(size);
+        let rows_of_out = out.spare_capacity_mut()[..size].chunks_exact_mut(4 * hidden);
         geometry
-            .parts(out.chunks_exact_mut(4 * hidden), length)
+            .parts(rows_of_out, length)
             .par_iter_mut()
             .zip(kept)
             .enumerate()
             .for_each(|(index, (out, kept))| {
                 geometry.part(index).backward(kept, weights, g, out);
             });
+        // SAFETY: each row belongs to one part, window and bar, and each part has written all gates of each of its windows at
+        // each of its steps, of which there is one a bar.
+        unsafe { out.set_len(size) };
 
         let mut weight_gradient = vec![0.0; columns * hidden];
         for (direction, result) in weight_gradient

@@ -252,15 +252,32 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
-    /// The factor whose element (p, j) is `value(p, j)`.
-    pub(crate) fn new(k: usize, n: usize, value: impl Fn(usize, usize) -> f32) -> Self {
+    /// The factor with these rows; those that are nothing are 0.
+    pub(crate) fn from_rows<'a>(
+        k: usize,
+        n: usize,
+        row: impl Fn(usize) -> Option<&'a [f32]>,
+    ) -> Self {
         let mut values = vec![0.0; n.div_ceil(PANEL) * k * PANEL];
-        for (panel, values) in values.chunks_exact_mut((k * PANEL).max(1)).enumerate() {
-            let first = panel * PANEL;
-            for (p, row) in values.chunks_exact_mut(PANEL).enumerate() {
-                for (j, out) in row.iter_mut().take(n - first).enumerate() {
-                    *out = value(p, first + j);
-                }
+        for p in 0..k {
+            for (panel, from) in row(p).iter().flat_map(|row| row.chunks(PANEL)).enumerate() {
+                values[(panel * k + p) * PANEL..][..from.len()].copy_from_slice(from);
+            }
+        }
+        Self { values, k, n }
+    }
+
+    /// The factor with these columns; those that are nothing are 0.
+    pub(crate) fn from_columns<'a>(
+        k: usize,
+        n: usize,
+        column: impl Fn(usize) -> Option<&'a [f32]>,
+    ) -> Self {
+        let mut values = vec![0.0; n.div_ceil(PANEL) * k * PANEL];
+        for j in 0..n {
+            let to = values[j / PANEL * k * PANEL..].chunks_exact_mut(PANEL);
+            for (to, &from) in to.zip(column(j).into_iter().flatten()) {
+                to[j % PANEL] = from;
             }
         }
         Self { values, k, n }
@@ -360,7 +377,15 @@ mod tests {
             }
             let mut c = start.clone();
 
-            Panels::new(k, n, |p, j| b[p * n + j]).accumulate(&mut c, n + 3, left, m);
+            Panels::from_rows(k, n, |p| Some(&b[p * n..][..n])).accumulate(&mut c, n + 3, left, m);
+
+            assert_eq!(c, expected);
+            let columns: Vec<Vec<f32>> = (0..n)
+                .map(|j| (0..k).map(|p| b[p * n + j]).collect())
+                .collect();
+            let mut c = start.clone();
+
+            Panels::from_columns(k, n, |j| Some(&columns[j])).accumulate(&mut c, n + 3, left, m);
 
             assert_eq!(c, expected);
         }

@@ -104,8 +104,8 @@ impl Geometry {
     }
 
     /// The row of an output among the weights of a tap.
-    fn row(self, by_tap: &[f32], tap: usize, output: usize) -> Option<&[f32]> {
-        Some(&by_tap[(tap * self.outputs + output) * self.inputs..][..self.inputs])
+    fn row(self, by_tap: &[f32], tap: usize, output: usize) -> &[f32] {
+        &by_tap[(tap * self.outputs + output) * self.inputs..][..self.inputs]
     }
 }
 
@@ -144,7 +144,7 @@ impl CustomOp3 for Convolution {
         let taps: Vec<(usize, Panels)> = geometry
             .taps()
             .map(|(tap, shift)| {
-                let row = |output| geometry.row(&by_tap, tap, output);
+                let row = |output| Some(geometry.row(&by_tap, tap, output));
                 (shift, Panels::from_columns(inputs, outputs, row))
             })
             .collect();
@@ -194,91 +194,91 @@ impl CustomOp3 for Convolution {
             Elements::of(&gradient)?,
         );
         let (values, weights, y, g): (&[f32], &[f32], &[f32], &[f32]) = (&values, &weights, &y, &g);
-        let before_epilogue;
-        let g = match self.epilogue {
-            Epilogue::Identity => g,
-            Epilogue::Relu(dropout) => {
-                let size = length * outputs;
-                before_epilogue = filled(batch * size, size, |window, out| {
-                    let from = window * size;
-                    let (y, g) = (&y[from..][..size], &g[from..][..size]);
-                    rectified_gradient(y, g, out, dropout, from as u32);
-                });
-                &before_epilogue
-            }
-        };
-
         // Data needs no gradient, and the product would be for nothing.
-        let x_gradient = if x.track_op() {
-            let by_tap = geometry.by_tap(weights);
-            let taps: Vec<(usize, Panels)> = geometry
-                .taps()
-                .map(|(tap, shift)| {
-                    let row = |output| geometry.row(&by_tap, tap, output);
-                    (shift, Panels::from_rows(outputs, inputs, row))
-                })
-                .collect();
-            let out = filled(batch * length * inputs, length * inputs, |window, out| {
-                let g = &g[window * length * outputs..][..length * outputs];
-                for (shift, weights) in &taps {
-                    let left = Left {
-                        values: &g[shift * outputs..],
-                        row: outputs,
-                        step: 1,
-                    };
-                    weights.accumulate(out, inputs, left, length - shift);
-                }
-            });
-            Some(tensor(out, x.shape().clone())?)
-        } else {
-            None
-        };
-
-        let size = inputs * outputs;
-        let partials: Vec<Vec<f32>> = values
-            .par_chunks(WINDOWS * length * inputs)
-            .zip(g.par_chunks(WINDOWS * length * outputs))
-            .map(|(x, g)| {
-                let mut sums = vec![0.0; kernel * size];
-                let windows = x
-                    .chunks_exact(length * inputs)
-                    .zip(g.chunks_exact(length * outputs));
-                for (x, g) in windows {
-                    for (tap, shift) in geometry.taps() {
+        let needs_x = x.track_op();
+        let by_tap = geometry.by_tap(weights);
+        let taps: Vec<(usize, usize, Panels)> = geometry
+            .taps()
+            .map(|(tap, shift)| {
+                let row = |output| Some(geometry.row(&by_tap, tap, output));
+                (tap, shift, Panels::from_rows(outputs, inputs, row))
+            })
+            .collect();
+        let (x_size, size) = (length * inputs, length * outputs);
+        let tap_size = inputs * outputs;
+        let mut x_gradient = vec![0.0; if needs_x { values.len() } else { 0 }];
+        let mut of_x: Vec<&mut [f32]> = x_gradient.chunks_mut(WINDOWS * x_size).collect();
+        of_x.resize_with(batch.div_ceil(WINDOWS), Default::default);
+        let partials: Vec<(Vec<f32>, Vec<f32>)> = of_x
+            .into_par_iter()
+            .enumerate()
+            .map(|(chunk, of_x)| {
+                let first = chunk * WINDOWS;
+                let windows = WINDOWS.min(batch - first);
+                let g = &g[first * size..][..windows * size];
+                let rectified;
+                let g = match self.epilogue {
+                    Epilogue::Identity => g,
+                    Epilogue::Relu(dropout) => {
+                        let mut out = vec![0.0; g.len()];
+                        let y = &y[first * size..][..windows * size];
+                        rectified_gradient(y, g, &mut out, dropout, (first * size) as u32);
+                        rectified = out;
+                        &rectified
+                    }
+                };
+                let mut sums = vec![0.0; kernel * tap_size];
+                for (window, g) in g.chunks_exact(size).enumerate() {
+                    let x = &values[(first + window) * x_size..][..x_size];
+                    for (tap, shift, weights) in &taps {
+                        let rows = length - shift;
+                        let g = &g[shift * outputs..];
+                        if needs_x {
+                            let left = Left {
+                                values: g,
+                                row: outputs,
+                                step: 1,
+                            };
+                            let out = &mut of_x[window * x_size..][..x_size];
+                            weights.accumulate(out, inputs, left, rows);
+                        }
                         let left = Left {
                             values: x,
                             row: 1,
                             step: inputs,
                         };
                         let right = Right {
-                            values: &g[shift * outputs..],
+                            values: g,
                             row: outputs,
                         };
                         let product = Size {
                             m: inputs,
                             n: outputs,
-                            k: length - shift,
+                            k: rows,
                         };
-                        let sums = &mut sums[tap * size..][..size];
+                        let sums = &mut sums[tap * tap_size..][..tap_size];
                         tiles::accumulate(sums, outputs, left, right, product);
                     }
                 }
-                sums
+                (sums, column_sums(g, outputs))
             })
             .collect();
-        let sums = add_in_order(partials, kernel * size);
+        let (sums, biases): (Vec<_>, Vec<_>) = partials.into_iter().unzip();
+        let sums = add_in_order(sums, kernel * tap_size);
         let mut weight_gradient = vec![0.0; weights.len()];
-        for (tap, sums) in sums.chunks_exact(size).enumerate() {
+        for (tap, sums) in sums.chunks_exact(tap_size).enumerate() {
             for (input, sums) in sums.chunks_exact(outputs).enumerate() {
                 for (output, &sum) in sums.iter().enumerate() {
                     weight_gradient[(output * inputs + input) * kernel + tap] = sum;
                 }
             }
         }
+        let x_gradient = needs_x.then(|| tensor(x_gradient, x.shape().clone()));
+        let bias_gradient = add_in_order(biases, outputs);
         Ok((
-            x_gradient,
+            x_gradient.transpose()?,
             Some(tensor(weight_gradient, weight.shape().clone())?),
-            Some(tensor(column_sums(g, outputs), bias.shape().clone())?),
+            Some(tensor(bias_gradient, bias.shape().clone())?),
         ))
     }
 }

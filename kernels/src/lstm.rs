@@ -7,27 +7,34 @@
 //! c_t = f c_{t-1} + i g,   h_t = o tanh(c_t),   h_{-1} = c_{-1} = 0
 //! ```
 //!
-//! `W x + b` of all steps and both directions is one product, [`crate::linear`]; what remains is the recurrence, one
-//! operation over all steps. Its steps multiply few rows by weights that stay in the cache, and apply the gates to a tile
-//! of units while it is in the first level of it. Windows are worked on [`WINDOWS`] at a time, on one thread each and
-//! direction; neither that nor the threads change a bit.
+//! A layer is one operation over all steps and both directions. Windows are worked on [`WINDOWS`] at a time, on one thread
+//! each and direction, with their weights in an order in which the four gates of a few units fill a panel: the gates are
+//! applied to a tile while it is in the first level of the cache, and what a step reads stays in the second. The gradients
+//! of the weights are one product over all steps. Neither the threads nor the instruction set change a bit.
 
-use std::mem::MaybeUninit;
+#![allow(
+    clippy::many_single_char_names,
+    reason = "gates, cells and states as everyone calls them"
+)]
+
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::activations::{sigmoid, tanh};
 use crate::dispatch::dispatched;
-use crate::linear::linear;
-use crate::matmul::{Matrix, multiply};
+use crate::linear::column_sums;
+use crate::matmul::{Matrix, multiply_here};
 use crate::pooling::select_rows;
-use crate::storage::{Elements, operand, tensor};
-use crate::tiles::{self, Left, PANEL, Panels, Size};
+use crate::storage::{Elements, add_in_order, operand, tensor};
+use crate::tiles::{Left, PANEL, Panels};
 
 /// Windows that take their steps together.
 const WINDOWS: usize = 32;
+
+/// Steps whose inputs are multiplied ahead: their gates are a quarter of the second level of the cache.
+const AHEAD: usize = 4;
 
 /// Hidden units of a tile: its four gates fill one panel.
 const UNITS: usize = PANEL / 4;
@@ -98,29 +105,27 @@ fn recurrence(
             8 * hidden
         );
     }
-    let (_, length, _) = x.dims3()?;
-    if length == 0 {
-        candle_core::bail!("lstm: the windows have no bar");
-    }
-    let projected = linear(x, input, bias)?;
-    let is_tracked = projected.track_op() || recurrent.track_op();
-    projected.apply_op2(
-        &recurrent.contiguous()?,
-        Recurrence {
+    let is_tracked = [x, input, recurrent, bias].iter().any(|t| t.track_op());
+    // An operation has three operands at most.
+    let joined = Tensor::cat(&[recurrent, &bias.reshape((rows, 1))?], 1)?;
+    x.contiguous()?.apply_op3(
+        &input.contiguous()?,
+        &joined.contiguous()?,
+        Layer {
             with_cells,
             kept: is_tracked.then(OnceLock::new),
         },
     )
 }
 
-struct Recurrence {
+struct Layer {
     /// Whether a last row of each window holds the cells after the last step.
     with_cells: bool,
     /// What the backward pass reads, if there may be one: of each [`Part`], in their order.
     kept: Option<OnceLock<Vec<Kept>>>,
 }
 
-/// Of each step: gates as tiles `[block, window, gate, unit]` and cells `[block, window, unit]`.
+/// Of each step: gates as tiles `[block, window, gate, unit]`, cells `[block, window, unit]`.
 struct Kept {
     gates: Vec<f32>,
     cells: Vec<f32>,
@@ -130,6 +135,7 @@ struct Kept {
 struct Geometry {
     batch: usize,
     length: usize,
+    inputs: usize,
     hidden: usize,
     directions: usize,
     /// Rows of a window of the result.
@@ -137,16 +143,23 @@ struct Geometry {
 }
 
 impl Geometry {
-    fn new(projected: &[usize], recurrent: &[usize], with_cells: bool) -> Result<Self> {
-        let (&[batch, length, columns], &[rows, hidden]) = (projected, recurrent) else {
-            candle_core::bail!("lstm: unexpected shapes {projected:?} and {recurrent:?}");
+    /// `joined`: the weights of the states, and the bias as their last column.
+    fn new(x: &[usize], input: &[usize], joined: &[usize], with_cells: bool) -> Result<Self> {
+        let (&[batch, length, width], &[rows, inputs], &[joined_rows, columns]) =
+            (x, input, joined)
+        else {
+            candle_core::bail!("lstm: expected [batch, length, inputs], got {x:?}");
         };
-        if columns != rows {
-            candle_core::bail!("lstm: {columns} gates of the input, {rows} of the states");
+        if width != inputs || rows != joined_rows || length == 0 {
+            candle_core::bail!(
+                "lstm: expected input weights [{joined_rows}, {width}] and a bar or more, got {input:?} for {x:?}"
+            );
         }
+        let hidden = columns - 1;
         Ok(Self {
             batch,
             length,
+            inputs,
             hidden,
             directions: rows / (4 * hidden),
             rows: length + usize::from(with_cells),
@@ -162,23 +175,16 @@ impl Geometry {
         self.blocks() * UNITS
     }
 
-    /// Hands the slices of `width` elements, in the order window, row, direction, to the parts they belong to.
-    fn parts<T>(&self, slices: impl Iterator<Item = T>, rows: usize) -> Vec<Vec<T>> {
-        let chunks = self.batch.div_ceil(WINDOWS);
-        let mut parts: Vec<Vec<T>> = (0..chunks * self.directions).map(|_| Vec::new()).collect();
-        for (k, slice) in slices.enumerate() {
-            let (window, direction) = (k / self.directions / rows, k % self.directions);
-            parts[direction * chunks + window / WINDOWS].push(slice);
-        }
-        parts
+    /// Parts of one direction.
+    fn chunks(&self) -> usize {
+        self.batch.div_ceil(WINDOWS)
     }
 
     fn part(&self, index: usize) -> Part {
-        let chunks = self.batch.div_ceil(WINDOWS);
-        let first = index % chunks * WINDOWS;
+        let first = index % self.chunks() * WINDOWS;
         Part {
             geometry: *self,
-            direction: index / chunks,
+            direction: index / self.chunks(),
             first,
             windows: WINDOWS.min(self.batch - first),
         }
@@ -194,6 +200,21 @@ struct Part {
     windows: usize,
 }
 
+/// The operands of a layer.
+#[derive(Clone, Copy)]
+struct Operands<'a> {
+    x: &'a [f32],
+    input: &'a [f32],
+    joined: &'a [f32],
+}
+
+/// A part's gradients: of its inputs if asked for, of both weights side by side and of the bias, rows in tile order.
+struct Gradients {
+    x: Vec<f32>,
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+}
+
 impl Part {
     /// The bar that step `s` is at.
     fn bar(&self, s: usize) -> usize {
@@ -204,319 +225,397 @@ impl Part {
         }
     }
 
-    /// The row of the weights of a gate of a unit, in the order of the tiles; nothing for the units beyond the last.
-    fn weights<'a>(&self, recurrent: &'a [f32], row: usize) -> Option<&'a [f32]> {
-        let Geometry { hidden, .. } = self.geometry;
+    /// The row of PyTorch's order that a row of the tiles' order stands for; nothing for the units beyond the last.
+    fn row(&self, row: usize) -> Option<usize> {
         let (unit, gate) = (row / PANEL * UNITS + row % UNITS, row % PANEL / UNITS);
-        let row = (self.direction * 4 + gate) * hidden + unit;
-        (unit < hidden).then(|| &recurrent[row * hidden..][..hidden])
+        let hidden = self.geometry.hidden;
+        (unit < hidden).then_some((self.direction * 4 + gate) * hidden + unit)
     }
 
-    /// The weights of the states, gates of a block beside each other.
-    fn forward_weights(&self, recurrent: &[f32]) -> Panels {
-        let Geometry { hidden, .. } = self.geometry;
-        let columns = 4 * self.geometry.padded();
-        Panels::from_columns(hidden, columns, |column| self.weights(recurrent, column))
+    fn input_row<'a>(&self, operands: Operands<'a>, row: usize) -> Option<&'a [f32]> {
+        let inputs = self.geometry.inputs;
+        Some(&operands.input[self.row(row)? * inputs..][..inputs])
     }
 
-    /// Their transpose.
-    fn backward_weights(&self, recurrent: &[f32]) -> Panels {
-        let Geometry { hidden, .. } = self.geometry;
-        let rows = 4 * self.geometry.padded();
-        Panels::from_rows(rows, hidden, |row| self.weights(recurrent, row))
+    fn recurrent_row<'a>(&self, operands: Operands<'a>, row: usize) -> Option<&'a [f32]> {
+        let hidden = self.geometry.hidden;
+        Some(&operands.joined[self.row(row)? * (hidden + 1)..][..hidden])
     }
 
-    /// The projected input of all gates, for a window of the part at a bar.
-    fn projected<'a>(&self, projected: &'a [f32], window: usize, bar: usize) -> &'a [f32] {
-        let Geometry {
-            length,
-            hidden,
-            directions,
-            ..
-        } = self.geometry;
-        let row = ((self.first + window) * length + bar) * directions + self.direction;
-        &projected[row * 4 * hidden..][..4 * hidden]
+    /// The inputs of all windows of the part at a bar.
+    fn inputs<'a>(&self, x: &'a [f32], bar: usize) -> Left<'a> {
+        let Geometry { length, inputs, .. } = self.geometry;
+        Left {
+            values: &x[(self.first * length + bar) * inputs..],
+            row: length * inputs,
+            step: 1,
+        }
+    }
+
+    /// The direction's part of a row of a result, or of its gradient.
+    fn state<'a>(&self, result: &'a [f32], window: usize, row: usize) -> &'a [f32] {
+        let geometry = self.geometry;
+        let row = (self.first + window) * geometry.rows + row;
+        &result[(row * geometry.directions + self.direction) * geometry.hidden..][..geometry.hidden]
     }
 
     /// `out`: the rows of the result, window by window.
-    fn forward(
-        &self,
-        projected: &[f32],
-        recurrent: &[f32],
-        out: &mut [&mut [f32]],
-        is_kept: bool,
-    ) -> Kept {
+    fn forward(&self, operands: Operands<'_>, out: &mut [&mut [f32]], is_kept: bool) -> Kept {
         let Self {
             geometry, windows, ..
         } = *self;
-        let (blocks, width) = (geometry.blocks(), geometry.padded());
-        let weights = self.forward_weights(recurrent);
-        let kept_steps = if is_kept { geometry.length } else { 0 };
-        let mut gates = Vec::with_capacity(kept_steps * windows * 4 * width);
-        let mut cells = Vec::with_capacity(kept_steps * windows * width);
-        let mut step = vec![0.0; windows * 4 * width];
+        let Geometry {
+            length,
+            inputs,
+            hidden,
+            rows,
+            ..
+        } = geometry;
+        let width = geometry.padded();
+        let columns = 4 * width;
+        let of_input = Panels::from_columns(inputs, columns, |j| self.input_row(operands, j));
+        let of_state = Panels::from_columns(hidden, columns, |j| self.recurrent_row(operands, j));
+        let bias_of = |row| operands.joined[row * (hidden + 1) + hidden];
+        let bias: Vec<f32> = (0..columns)
+            .map(|j| self.row(j).map_or(0.0, bias_of))
+            .collect();
+
+        let kept_steps = if is_kept { length } else { 0 };
+        let mut kept = Kept {
+            gates: Vec::with_capacity(kept_steps * windows * columns),
+            cells: Vec::with_capacity(kept_steps * windows * width),
+        };
         let mut cell = vec![0.0; windows * width];
-        let (mut hidden, mut next) = (vec![0.0; windows * width], vec![0.0; windows * width]);
-        for s in 0..geometry.length {
-            let bar = self.bar(s);
-            for window in 0..windows {
-                let row = self.projected(projected, window, bar);
-                for (gate, values) in row.chunks_exact(geometry.hidden).enumerate() {
-                    for (block, values) in values.chunks(UNITS).enumerate() {
-                        let at = ((block * windows + window) * 4 + gate) * UNITS;
-                        copy_units(&mut step[at..][..values.len()], values);
+        let (mut state, mut next) = (vec![0.0; windows * width], vec![0.0; windows * width]);
+        let tile_size = windows * PANEL;
+        for s in 0..length {
+            if s % AHEAD == 0 {
+                if !is_kept {
+                    kept.gates.clear();
+                }
+                let first = kept.gates.len();
+                let steps = AHEAD.min(length - s);
+                for _ in 0..steps {
+                    for bias in bias.chunks_exact(PANEL) {
+                        for _ in 0..windows {
+                            kept.gates.extend_from_slice(bias);
+                        }
+                    }
+                }
+                let ahead = &mut kept.gates[first..];
+                for block in 0..columns / PANEL {
+                    for step in 0..steps {
+                        let tile = &mut ahead[step * windows * columns + block * tile_size..];
+                        let left = self.inputs(operands.x, self.bar(s + step));
+                        of_input.accumulate_panel(block, tile, PANEL, left, windows);
                     }
                 }
             }
-            for block in 0..blocks {
-                let tile = &mut step[block * windows * PANEL..][..windows * PANEL];
+            let at = if is_kept { s } else { s % AHEAD };
+            let step = &mut kept.gates[at * windows * columns..][..windows * columns];
+            for (block, tile) in step.chunks_exact_mut(tile_size).enumerate() {
                 if s > 0 {
                     let left = Left {
-                        values: &hidden,
+                        values: &state,
                         row: width,
                         step: 1,
                     };
-                    let size = Size {
-                        m: windows,
-                        n: PANEL,
-                        k: geometry.hidden,
-                    };
-                    tiles::accumulate(tile, PANEL, left, weights.panel(block), size);
+                    of_state.accumulate_panel(block, tile, PANEL, left, windows);
                 }
                 let cell = &mut cell[block * windows * UNITS..][..windows * UNITS];
                 step_forward(tile, cell, &mut next[block * UNITS..], width);
             }
-            std::mem::swap(&mut hidden, &mut next);
-            for (window, hidden) in hidden.chunks_exact(width).enumerate() {
-                out[window * geometry.rows + bar].copy_from_slice(&hidden[..geometry.hidden]);
+            std::mem::swap(&mut state, &mut next);
+            for (window, state) in state.chunks_exact(width).enumerate() {
+                out[window * rows + self.bar(s)].copy_from_slice(&state[..hidden]);
             }
             if is_kept {
-                gates.extend_from_slice(&step);
-                cells.extend_from_slice(&cell);
+                kept.cells.extend_from_slice(&cell);
             }
         }
-        if geometry.rows > geometry.length {
+        if rows > length {
             for window in 0..windows {
-                let row = &mut out[window * geometry.rows + geometry.length];
+                let row = &mut out[window * rows + length];
                 for (block, out) in row.chunks_mut(UNITS).enumerate() {
                     let from = (block * windows + window) * UNITS;
                     out.copy_from_slice(&cell[from..][..out.len()]);
                 }
             }
         }
-        Kept { gates, cells }
+        kept
     }
 
-    /// `out`: the rows of the gradient of the projected input, window by window, all of which are written; `gradient`: that
-    /// of the result.
+    /// `gradient`: that of the `result`.
     fn backward(
         &self,
+        operands: Operands<'_>,
         kept: &Kept,
-        recurrent: &[f32],
+        result: &[f32],
         gradient: &[f32],
-        out: &mut [&mut [MaybeUninit<f32>]],
-    ) {
+        needs_x: bool,
+    ) -> Gradients {
         let Self {
             geometry, windows, ..
         } = *self;
-        let (blocks, width) = (geometry.blocks(), geometry.padded());
-        let weights = self.backward_weights(recurrent);
-        let of_result = |window: usize, row: usize| {
-            let row = (self.first + window) * geometry.rows + row;
-            let from = (row * geometry.directions + self.direction) * geometry.hidden;
-            &gradient[from..][..geometry.hidden]
-        };
-        let mut hidden = vec![0.0_f32; windows * width];
-        let mut cell = vec![0.0; windows * width];
-        let mut gates = vec![0.0; windows * 4 * width];
-        let zeros = vec![0.0; windows * UNITS];
-        if geometry.rows > geometry.length {
+        let Geometry {
+            length,
+            inputs,
+            hidden,
+            ..
+        } = geometry;
+        let width = geometry.padded();
+        let columns = 4 * width;
+        let gates = self.gate_gradients(operands, kept, gradient);
+        let steps = gates.chunks_exact(windows * columns);
+
+        let mut x_gradient = Vec::new();
+        if needs_x {
+            let weights = Panels::from_rows(columns, inputs, |p| self.input_row(operands, p));
+            x_gradient = vec![0.0; windows * length * inputs];
+            for (panel, column) in (0..inputs).step_by(PANEL).enumerate() {
+                for (k, gates) in steps.clone().enumerate() {
+                    let left = Left {
+                        values: gates,
+                        row: columns,
+                        step: 1,
+                    };
+                    let to = &mut x_gradient[self.bar(length - 1 - k) * inputs + column..];
+                    weights.accumulate_panel(panel, to, length * inputs, left, windows);
+                }
+            }
+        }
+
+        // What the weights were multiplied by, side by side, in the order of `gates`: from the last step to the first.
+        let factors = inputs + hidden;
+        let mut factor_rows = Vec::with_capacity(length * windows * factors);
+        for s in (0..length).rev() {
+            let left = self.inputs(operands.x, self.bar(s));
             for window in 0..windows {
-                let row = of_result(window, geometry.length);
-                for (block, from) in row.chunks(UNITS).enumerate() {
+                factor_rows.extend_from_slice(&left.values[window * left.row..][..inputs]);
+                match s {
+                    0 => factor_rows.resize(factor_rows.len() + hidden, 0.0),
+                    _ => factor_rows.extend_from_slice(self.state(result, window, self.bar(s - 1))),
+                }
+            }
+        }
+        let mut weights = vec![0.0; columns * factors];
+        multiply_here(
+            &mut weights,
+            factors,
+            Matrix::new(&gates, length * windows, columns).transposed(),
+            Matrix::new(&factor_rows, length * windows, factors),
+            false,
+        );
+        Gradients {
+            x: x_gradient,
+            weights,
+            bias: column_sums(&gates, columns),
+        }
+    }
+
+    /// Gradients of the pre-activations, from the last step to the first: \[steps, windows, tile order\].
+    fn gate_gradients(&self, operands: Operands<'_>, kept: &Kept, gradient: &[f32]) -> Vec<f32> {
+        let Self {
+            geometry, windows, ..
+        } = *self;
+        let Geometry {
+            length,
+            hidden,
+            rows,
+            ..
+        } = geometry;
+        let (blocks, width) = (geometry.blocks(), geometry.padded());
+        let weights = Panels::from_rows(4 * width, hidden, |p| self.recurrent_row(operands, p));
+        let mut state = vec![0.0_f32; windows * width];
+        let mut cell = vec![0.0; windows * width];
+        let mut all = Vec::with_capacity(length * windows * 4 * width);
+        let size = windows * UNITS;
+        let zeros = vec![0.0; size];
+        if rows > length {
+            for window in 0..windows {
+                for (block, from) in self
+                    .state(gradient, window, length)
+                    .chunks(UNITS)
+                    .enumerate()
+                {
                     let at = (block * windows + window) * UNITS;
                     cell[at..][..from.len()].copy_from_slice(from);
                 }
             }
         }
-        for s in (0..geometry.length).rev() {
-            let bar = self.bar(s);
-            for (window, hidden) in hidden.chunks_exact_mut(width).enumerate() {
-                for (sum, &value) in hidden.iter_mut().zip(of_result(window, bar)) {
+        for s in (0..length).rev() {
+            for (window, state) in state.chunks_exact_mut(width).enumerate() {
+                for (sum, &value) in state
+                    .iter_mut()
+                    .zip(self.state(gradient, window, self.bar(s)))
+                {
                     *sum += value;
                 }
             }
+            let first = all.len();
+            all.resize(first + windows * 4 * width, 0.0);
+            let gates = &mut all[first..];
             for block in 0..blocks {
-                let of_block = (s * blocks + block) * windows * UNITS;
-                let size = windows * UNITS;
+                let at = (s * blocks + block) * size;
                 let before = match s {
                     0 => &zeros,
-                    _ => &kept.cells[of_block - blocks * size..][..size],
+                    _ => &kept.cells[at - blocks * size..][..size],
                 };
                 step_backward(
-                    &kept.gates[4 * of_block..][..4 * size],
-                    &kept.cells[of_block..][..size],
+                    &kept.gates[4 * at..][..4 * size],
+                    &kept.cells[at..][..size],
                     before,
-                    &hidden[block * UNITS..],
+                    &state[block * UNITS..],
                     &mut cell[block * size..][..size],
                     &mut gates[block * PANEL..],
                     width,
                 );
             }
-            for (window, gates) in gates.chunks_exact(4 * width).enumerate() {
-                let row = &mut out[window * geometry.length + bar];
-                for (gate, out) in row.chunks_exact_mut(geometry.hidden).enumerate() {
-                    for (block, out) in out.chunks_mut(UNITS).enumerate() {
-                        let values = &gates[block * PANEL + gate * UNITS..][..UNITS];
-                        match (
-                            out.first_chunk_mut::<UNITS>(),
-                            values.first_chunk::<UNITS>(),
-                        ) {
-                            (Some(out), Some(values)) => *out = values.map(MaybeUninit::new),
-                            _ => out.iter_mut().zip(values).for_each(|(out, &value)| {
-                                out.write(value);
-                            }),
-                        }
-                    }
-                }
-            }
             if s > 0 {
                 let left = Left {
-                    values: &gates,
+                    values: gates,
                     row: 4 * width,
                     step: 1,
                 };
-                hidden.fill(0.0);
-                weights.accumulate(&mut hidden, width, left, windows);
+                state.fill(0.0);
+                weights.accumulate(&mut state, width, left, windows);
             }
         }
+        all
     }
 }
 
-/// Copies the units that both have; a whole block without a call.
-fn copy_units(out: &mut [f32], from: &[f32]) {
-    match (out.first_chunk_mut::<UNITS>(), from.first_chunk::<UNITS>()) {
-        (Some(out), Some(from)) => *out = *from,
-        _ => out
-            .iter_mut()
-            .zip(from)
-            .for_each(|(out, from)| *out = *from),
-    }
-}
-
-impl CustomOp2 for Recurrence {
+impl CustomOp3 for Layer {
     fn name(&self) -> &'static str {
         "lstm"
     }
 
     fn cpu_fwd(
         &self,
-        projected: &CpuStorage,
-        projected_layout: &Layout,
-        recurrent: &CpuStorage,
-        recurrent_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        input: &CpuStorage,
+        input_layout: &Layout,
+        joined: &CpuStorage,
+        joined_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let geometry = Geometry::new(
-            projected_layout.dims(),
-            recurrent_layout.dims(),
+            x_layout.dims(),
+            input_layout.dims(),
+            joined_layout.dims(),
             self.with_cells,
         )?;
-        let projected = operand(projected, projected_layout, "lstm")?;
-        let recurrent = operand(recurrent, recurrent_layout, "lstm")?;
-        let width = geometry.directions * geometry.hidden;
-        let mut out = vec![0.0; geometry.batch * geometry.rows * width];
-        let mut parts = geometry.parts(out.chunks_exact_mut(geometry.hidden), geometry.rows);
+        let operands = Operands {
+            x: operand(x, x_layout, "lstm")?,
+            input: operand(input, input_layout, "lstm")?,
+            joined: operand(joined, joined_layout, "lstm")?,
+        };
+        let Geometry {
+            batch,
+            hidden,
+            directions,
+            rows,
+            ..
+        } = geometry;
+        let mut out = vec![0.0; batch * rows * directions * hidden];
+        // The rows of the result belong to the parts in turns.
+        let mut parts: Vec<Vec<&mut [f32]>> = Vec::new();
+        parts.resize_with(directions * geometry.chunks(), Vec::new);
+        for (k, row) in out.chunks_exact_mut(hidden).enumerate() {
+            let (window, direction) = (k / directions / rows, k % directions);
+            parts[direction * geometry.chunks() + window / WINDOWS].push(row);
+        }
         let kept = parts
             .par_iter_mut()
             .enumerate()
             .map(|(index, out)| {
-                let part = geometry.part(index);
-                part.forward(projected, recurrent, out, self.kept.is_some())
+                geometry
+                    .part(index)
+                    .forward(operands, out, self.kept.is_some())
             })
             .collect();
         if let Some(cell) = &self.kept {
             // A second forward pass of the same operation would give the same.
             let _ = cell.set(kept);
         }
-        let shape = Shape::from((geometry.batch, geometry.rows, width));
+        let shape = Shape::from((batch, rows, directions * hidden));
         Ok((CpuStorage::F32(out), shape))
     }
 
     fn bwd(
         &self,
-        projected: &Tensor,
-        recurrent: &Tensor,
-        states: &Tensor,
+        x: &Tensor,
+        input: &Tensor,
+        joined: &Tensor,
+        result: &Tensor,
         gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let geometry = Geometry::new(projected.dims(), recurrent.dims(), self.with_cells)?;
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let geometry = Geometry::new(x.dims(), input.dims(), joined.dims(), self.with_cells)?;
         let Some(kept) = self.kept.as_ref().and_then(OnceLock::get) else {
             candle_core::bail!("lstm: nothing was kept for a backward pass");
         };
         let gradient = gradient.contiguous()?;
-        let (weights, g, states) = (
-            Elements::of(recurrent)?,
+        let (x_values, input_values, joined_values, result, g) = (
+            Elements::of(x)?,
+            Elements::of(input)?,
+            Elements::of(joined)?,
+            Elements::of(result)?,
             Elements::of(&gradient)?,
-            Elements::of(states)?,
         );
-        let (weights, g, states): (&[f32], &[f32], &[f32]) = (&weights, &g, &states);
-        let Geometry {
-            batch,
-            length,
-            hidden,
-            directions,
-            rows,
-        } = geometry;
-        let columns = directions * 4 * hidden;
-        // The largest tensor of all: what is written anyway is not cleared first.
-        let size = batch * length * columns;
-        let mut out = Vec::with_capacity(size);
-        let rows_of_out = out.spare_capacity_mut()[..size].chunks_exact_mut(4 * hidden);
-        geometry
-            .parts(rows_of_out, length)
-            .par_iter_mut()
-            .zip(kept)
+        let operands = Operands {
+            x: &x_values,
+            input: &input_values,
+            joined: &joined_values,
+        };
+        let (result, g): (&[f32], &[f32]) = (&result, &g);
+        // Data needs no gradient, and the product would be for nothing.
+        let needs_x = x.track_op();
+        let parts: Vec<Gradients> = kept
+            .par_iter()
             .enumerate()
-            .for_each(|(index, (out, kept))| {
-                geometry.part(index).backward(kept, weights, g, out);
-            });
-        // SAFETY: each row belongs to one part, window and bar, and each part has written all gates of each of its windows at
-        // each of its steps, of which there is one a bar.
-        unsafe { out.set_len(size) };
+            .map(|(index, kept)| {
+                let part = geometry.part(index);
+                part.backward(operands, kept, result, g, needs_x)
+            })
+            .collect();
 
-        let mut weight_gradient = vec![0.0; columns * hidden];
-        for (direction, result) in weight_gradient
-            .chunks_exact_mut(4 * hidden * hidden)
-            .enumerate()
-        {
-            let mut before = vec![0.0; batch * length * hidden];
-            before
-                .par_chunks_exact_mut(length * hidden)
-                .enumerate()
-                .for_each(|(window, before)| {
-                    for (bar, out) in before.chunks_exact_mut(hidden).enumerate() {
-                        let neighbour = match direction {
-                            0 => bar.checked_sub(1),
-                            _ => Some(bar + 1).filter(|&bar| bar < length),
-                        };
-                        if let Some(bar) = neighbour {
-                            let row = (window * rows + bar) * directions + direction;
-                            out.copy_from_slice(&states[row * hidden..][..hidden]);
-                        }
+        let Geometry { inputs, hidden, .. } = geometry;
+        let columns = 4 * geometry.padded();
+        let mut input_gradient = vec![0.0; input_values.len()];
+        let mut joined_gradient = vec![0.0; joined_values.len()];
+        let mut x_gradient = Vec::new();
+        let mut parts = parts.into_iter();
+        for direction in 0..geometry.directions {
+            let (mut weights, mut biases, mut at) = (Vec::new(), Vec::new(), 0);
+            for part in parts.by_ref().take(geometry.chunks()) {
+                weights.push(part.weights);
+                biases.push(part.bias);
+                if direction == 0 {
+                    x_gradient.extend_from_slice(&part.x);
+                } else {
+                    for (sum, value) in x_gradient[at..].iter_mut().zip(&part.x) {
+                        *sum += value;
                     }
-                });
-            let gates = Matrix::strided(
-                &out[direction * 4 * hidden..],
-                batch * length,
-                4 * hidden,
-                columns,
-            );
-            let before = Matrix::new(&before, batch * length, hidden);
-            multiply(result, hidden, gates.transposed(), before, false);
+                }
+                at += part.x.len();
+            }
+            let weights = add_in_order(weights, columns * (inputs + hidden));
+            let bias = add_in_order(biases, columns);
+            let first = geometry.part(direction * geometry.chunks());
+            for (row, weights) in weights.chunks_exact(inputs + hidden).enumerate() {
+                let Some(to) = first.row(row) else { continue };
+                let (of_input, of_state) = weights.split_at(inputs);
+                input_gradient[to * inputs..][..inputs].copy_from_slice(of_input);
+                let joined = &mut joined_gradient[to * (hidden + 1)..][..=hidden];
+                joined[..hidden].copy_from_slice(of_state);
+                joined[hidden] = bias[row];
+            }
         }
+        let x_gradient = needs_x.then(|| tensor(x_gradient, x.shape().clone()));
         Ok((
-            Some(tensor(out, projected.shape().clone())?),
-            Some(tensor(weight_gradient, recurrent.shape().clone())?),
+            x_gradient.transpose()?,
+            Some(tensor(input_gradient, input.shape().clone())?),
+            Some(tensor(joined_gradient, joined.shape().clone())?),
         ))
     }
 }

@@ -1,4 +1,4 @@
-//! The gated unit `SiLU(a) b` of SwiGLU layers (Shazeer, 2020), followed by dropout, with its backward pass.
+//! The gated unit `SiLU(a) b` of `SwiGLU` layers (Shazeer, 2020), followed by dropout, with its backward pass.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
@@ -9,7 +9,7 @@ use crate::storage::{Elements, ROWS, filled, operand, tensor};
 
 /// `SiLU(a) b`, then `dropout`. `packed`: \[.., 2 width\], `a` before `b`; result: \[.., width\].
 ///
-/// A SwiGLU layer is a [`crate::linear`] of `2 width` outputs, this, and a [`crate::linear`] back.
+/// A `SwiGLU` layer is a [`crate::linear`] of `2 width` outputs, this, and a [`crate::linear`] back.
 pub fn swiglu(packed: &Tensor, dropout: Dropout) -> Result<Tensor> {
     packed.contiguous()?.apply_op1(Swiglu(dropout))
 }

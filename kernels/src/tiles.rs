@@ -119,8 +119,11 @@ unsafe fn walk<const REGISTERS: usize>(
         let columns = panel.min(n - column);
         let registers = columns.div_ceil(width);
         for step in (0..k).step_by(STEPS) {
-            for row in (0..m).step_by(ROWS) {
-                let rows = ROWS.min(m - row);
+            // Tiles of nearly the same height: a low one would wait for its sums.
+            let tiles_down = m.div_ceil(ROWS);
+            for i in 0..tiles_down {
+                let row = i * m / tiles_down;
+                let rows = (i + 1) * m / tiles_down - row;
                 let tile = Tile {
                     c: c[row * c_row + column..].as_mut_ptr(),
                     c_row,
@@ -142,9 +145,10 @@ unsafe fn walk<const REGISTERS: usize>(
 #[cfg(target_arch = "x86_64")]
 mod simd {
     use std::arch::x86_64::{
-        __m256, __m256i, __m512, _mm256_fmadd_ps, _mm256_loadu_si256, _mm256_maskload_ps,
-        _mm256_maskstore_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm512_fmadd_ps,
-        _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        __m256, __m512, _mm256_cmpgt_epi32, _mm256_fmadd_ps, _mm256_maskload_ps,
+        _mm256_maskstore_ps, _mm256_set_epi32, _mm256_set1_epi32, _mm256_set1_ps,
+        _mm256_setzero_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+        _mm512_set1_ps, _mm512_setzero_ps,
     };
 
     use super::{ROWS, Tile, TileFunction};
@@ -209,14 +213,17 @@ mod simd {
     /// The operands of the tile hold its elements, and the CPU has AVX2 and FMA.
     #[target_feature(enable = "avx2,fma")]
     unsafe fn avx2<const R: usize, const V: usize>(tile: &Tile) {
-        static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
-        // SAFETY: at most 8 places into 16 integers, of which 8 are read; the rest is the caller's promise, and masked
-        // elements are not touched.
+        let lanes = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+        let partial = _mm256_cmpgt_epi32(_mm256_set1_epi32(tile.last as i32), lanes);
+        let mask = |v: usize| {
+            if v + 1 == V {
+                partial
+            } else {
+                _mm256_set1_epi32(-1)
+            }
+        };
+        // SAFETY: the caller's promise; masked elements are not touched.
         unsafe {
-            let partial: __m256i =
-                _mm256_loadu_si256(MASKS.as_ptr().add(8 - tile.last).cast::<__m256i>());
-            let whole: __m256i = _mm256_loadu_si256(MASKS.as_ptr().cast::<__m256i>());
-            let mask = |v: usize| if v + 1 == V { partial } else { whole };
             let mut sums: [[__m256; V]; R] = [[_mm256_setzero_ps(); V]; R];
             for (i, sums) in sums.iter_mut().enumerate() {
                 for (v, sum) in sums.iter_mut().enumerate() {
@@ -283,13 +290,22 @@ impl Panels {
         Self { values, k, n }
     }
 
-    /// Panel `index` as a factor of [`PANEL`] columns, those beyond the last of them 0.
-    pub(crate) fn panel(&self, index: usize) -> Right<'_> {
+    /// `c += a panel` for `m` rows, which lie `c_row` apart; `c` begins at the panel's first column.
+    pub(crate) fn accumulate_panel(
+        &self,
+        index: usize,
+        c: &mut [f32],
+        c_row: usize,
+        a: Left<'_>,
+        m: usize,
+    ) {
         let size = self.k * PANEL;
-        Right {
+        let right = Right {
             values: &self.values[index * size..][..size],
             row: PANEL,
-        }
+        };
+        let n = PANEL.min(self.n - index * PANEL);
+        accumulate(c, c_row, a, right, Size { m, n, k: self.k });
     }
 
     /// `c += a self` for `m` rows, which lie `c_row` apart.
@@ -297,10 +313,8 @@ impl Panels {
         if m == 0 || self.k == 0 {
             return;
         }
-        for (index, column) in (0..self.n).step_by(PANEL).enumerate() {
-            let n = PANEL.min(self.n - column);
-            let size = Size { m, n, k: self.k };
-            accumulate(&mut c[column..], c_row, a, self.panel(index), size);
+        for index in 0..self.n.div_ceil(PANEL) {
+            self.accumulate_panel(index, &mut c[index * PANEL..], c_row, a, m);
         }
     }
 }

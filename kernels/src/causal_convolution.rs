@@ -103,6 +103,60 @@ impl Geometry {
         out
     }
 
+    /// Gradients of some windows: of the weights as \[kernel, inputs, outputs\] and of the bias; those of `x` are added to
+    /// `of_x`. `taps`: the taps that reach into a window, how far each looks back, and its weights.
+    fn gradients(
+        self,
+        taps: &[(usize, usize, Panels)],
+        x: &[f32],
+        g: &[f32],
+        mut of_x: Option<&mut [f32]>,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let Self {
+            length,
+            inputs,
+            outputs,
+            ..
+        } = self;
+        let (x_size, size) = (length * inputs, inputs * outputs);
+        let mut sums = vec![0.0; self.kernel * size];
+        for (window, g) in g.chunks_exact(length * outputs).enumerate() {
+            for (tap, shift, weights) in taps {
+                let rows = length - shift;
+                let right = Right {
+                    values: &g[shift * outputs..],
+                    row: outputs,
+                };
+                if let Some(of_x) = &mut of_x {
+                    let left = Left {
+                        values: right.values,
+                        row: outputs,
+                        step: 1,
+                    };
+                    weights.accumulate(&mut of_x[window * x_size..], inputs, left, rows);
+                }
+                let left = Left {
+                    values: &x[window * x_size..][..x_size],
+                    row: 1,
+                    step: inputs,
+                };
+                let product = Size {
+                    m: inputs,
+                    n: outputs,
+                    k: rows,
+                };
+                tiles::accumulate(
+                    &mut sums[tap * size..][..size],
+                    outputs,
+                    left,
+                    right,
+                    product,
+                );
+            }
+        }
+        (sums, column_sums(g, outputs))
+    }
+
     /// The row of an output among the weights of a tap.
     fn row(self, by_tap: &[f32], tap: usize, output: usize) -> &[f32] {
         &by_tap[(tap * self.outputs + output) * self.inputs..][..self.inputs]
@@ -216,51 +270,17 @@ impl CustomOp3 for Convolution {
                 let first = chunk * WINDOWS;
                 let windows = WINDOWS.min(batch - first);
                 let g = &g[first * size..][..windows * size];
-                let rectified;
-                let g = match self.epilogue {
-                    Epilogue::Identity => g,
+                let x = &values[first * x_size..][..windows * x_size];
+                let of_x = needs_x.then_some(of_x);
+                match self.epilogue {
+                    Epilogue::Identity => geometry.gradients(&taps, x, g, of_x),
                     Epilogue::Relu(dropout) => {
-                        let mut out = vec![0.0; g.len()];
+                        let mut before = vec![0.0; g.len()];
                         let y = &y[first * size..][..windows * size];
-                        rectified_gradient(y, g, &mut out, dropout, (first * size) as u32);
-                        rectified = out;
-                        &rectified
-                    }
-                };
-                let mut sums = vec![0.0; kernel * tap_size];
-                for (window, g) in g.chunks_exact(size).enumerate() {
-                    let x = &values[(first + window) * x_size..][..x_size];
-                    for (tap, shift, weights) in &taps {
-                        let rows = length - shift;
-                        let g = &g[shift * outputs..];
-                        if needs_x {
-                            let left = Left {
-                                values: g,
-                                row: outputs,
-                                step: 1,
-                            };
-                            let out = &mut of_x[window * x_size..][..x_size];
-                            weights.accumulate(out, inputs, left, rows);
-                        }
-                        let left = Left {
-                            values: x,
-                            row: 1,
-                            step: inputs,
-                        };
-                        let right = Right {
-                            values: g,
-                            row: outputs,
-                        };
-                        let product = Size {
-                            m: inputs,
-                            n: outputs,
-                            k: rows,
-                        };
-                        let sums = &mut sums[tap * tap_size..][..tap_size];
-                        tiles::accumulate(sums, outputs, left, right, product);
+                        rectified_gradient(y, g, &mut before, dropout, (first * size) as u32);
+                        geometry.gradients(&taps, x, &before, of_x)
                     }
                 }
-                (sums, column_sums(g, outputs))
             })
             .collect();
         let (sums, biases): (Vec<_>, Vec<_>) = partials.into_iter().unzip();

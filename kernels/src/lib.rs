@@ -42,6 +42,7 @@ pub mod linear;
 pub mod loss;
 pub mod lstm;
 mod packed;
+pub mod operations_cuda;
 pub mod pooling;
 pub mod positions;
 pub mod regression_loss;

@@ -21,7 +21,7 @@ mod emit;
 mod group;
 mod run;
 #[cfg(test)]
-mod shim;
+pub(crate) mod shim;
 mod twins;
 
 use code::{Chunks, Code, Value, Work};

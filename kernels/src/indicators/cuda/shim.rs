@@ -23,10 +23,18 @@ use crate::{
     cuda::{self, check},
 };
 
-/// A plan as a shared object of the system's C++ compiler.
-struct Host {
+/// CUDA source as a shared object of the system's C++ compiler.
+pub(crate) struct Host {
     library: *mut c_void,
     path: PathBuf,
+}
+
+/// Threads of a block, what they share, and whether they are taken in the other order.
+#[derive(Clone, Copy)]
+pub(crate) struct Block {
+    pub(crate) threads: u32,
+    pub(crate) shared_bytes: usize,
+    pub(crate) is_reversed: bool,
 }
 
 type Kernel = extern "C" fn(*const u64, *const u64, u64);
@@ -34,7 +42,7 @@ type RunKernel =
     extern "C" fn(Kernel, *const u32, u32, usize, *const u64, *const u64, u64, c_int) -> c_int;
 
 /// Whether there is a C++ compiler; says so when there is none.
-fn has_cpp() -> bool {
+pub(crate) fn has_cpp() -> bool {
     let is_there = Command::new("c++").arg("--version").output().is_ok();
     if !is_there {
         eprintln!("skipped: no C++ compiler `c++`");
@@ -43,7 +51,7 @@ fn has_cpp() -> bool {
 }
 
 impl Host {
-    fn compile(source: &str) -> Self {
+    pub(crate) fn compile(source: &str) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("natron-shim-{}-{number}", std::process::id());
@@ -80,6 +88,33 @@ impl Host {
         let symbol = unsafe { libc::dlsym(self.library, name.as_ptr()) };
         assert!(!symbol.is_null(), "{name:?}");
         symbol
+    }
+
+    /// Runs a kernel of a grid of blocks. Every address of the table must be that of as much memory as the kernel uses.
+    pub(crate) fn launch(
+        &self,
+        kernel: &str,
+        grid: [u32; 3],
+        block: Block,
+        table: &[u64],
+        sizes: &[u64],
+        last: u64,
+    ) -> Result<(), c_int> {
+        // SAFETY: `shim.h` defines it with this signature.
+        let run = unsafe { std::mem::transmute::<*mut c_void, RunKernel>(self.symbol("shim_run")) };
+        // SAFETY: every kernel has this signature.
+        let kernel = unsafe { std::mem::transmute::<*mut c_void, Kernel>(self.symbol(kernel)) };
+        let failed = run(
+            kernel,
+            grid.as_ptr(),
+            block.threads,
+            block.shared_bytes,
+            table.as_ptr(),
+            sizes.as_ptr(),
+            last,
+            c_int::from(block.is_reversed),
+        );
+        if failed == 0 { Ok(()) } else { Err(failed) }
     }
 
     /// What [`run`](super::run()) does, with guards before and behind each column.
@@ -121,26 +156,14 @@ impl Host {
         let table: Vec<u64> = columns.iter_mut().map(address).collect();
         let ends: Vec<u64> = segments.iter().map(|end| *end as u64).collect();
 
-        // SAFETY: `shim.h` defines it with this signature.
-        let run = unsafe { std::mem::transmute::<*mut c_void, RunKernel>(self.symbol("shim_run")) };
         for launch in &plan.launches {
-            let symbol = self.symbol(&launch.kernel);
-            // SAFETY: every kernel of a plan has this signature.
-            let kernel = unsafe { std::mem::transmute::<*mut c_void, Kernel>(symbol) };
             let grid = [launch.n_blocks(longest), ends.len() - 1, launch.n_parts].map(|n| n as u32);
-            let failed = run(
-                kernel,
-                grid.as_ptr(),
-                launch.threads as u32,
-                launch.shared_bytes,
-                table.as_ptr(),
-                ends.as_ptr(),
-                longest as u64,
-                c_int::from(is_reversed),
-            );
-            if failed != 0 {
-                return Err(failed);
-            }
+            let block = Block {
+                threads: launch.threads as u32,
+                shared_bytes: launch.shared_bytes,
+                is_reversed,
+            };
+            self.launch(&launch.kernel, grid, block, &table, &ends, longest as u64)?;
         }
         for (k, column) in columns.iter().enumerate() {
             let guards = column[..GUARD]

@@ -14,7 +14,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use candle_core::{Device, Result, Tensor, Var};
@@ -181,6 +181,8 @@ impl Peer {
         writeln!(self.child.stdin.as_mut().unwrap(), "{case}").unwrap();
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
+        // Its threads go on spinning for a while, on the cores that are ours in the next turn.
+        std::thread::sleep(Duration::from_millis(250));
         line.trim().parse().unwrap()
     }
 }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// Smallest block that is kept.
 const SMALLEST: usize = 64 * 1024;
 
-/// Alignment of kept blocks: what `gemm` asks for its packed operands, and more than any vector register.
+/// Alignment of kept blocks: two cache lines, and more than any vector register.
 const ALIGNMENT: usize = 128;
 
 /// Size classes: four for each of 24 powers of two from [`SMALLEST`] on (to 1 TiB).

@@ -4,8 +4,8 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::dispatch::dispatched;
-use crate::matmul::{Matrix, matmul, multiply_here};
-use crate::storage::{Elements, ROWS, add_in_order, filled, operand, tensor};
+use crate::matmul::{Matrix, matmul, matmul_bias};
+use crate::storage::{Elements, ROWS, add_in_order, operand, tensor};
 
 /// `x W^T + b`. `x`: \[.., inputs\], `weight`: \[outputs, inputs\], `bias`: \[outputs\], result: \[.., outputs\].
 ///
@@ -44,19 +44,7 @@ impl CustomOp3 for Linear {
         let weight =
             Matrix::new(operand(weight, weight_layout, "linear")?, outputs, inputs).transposed();
         let bias = operand(bias, bias_layout, "linear")?;
-        let rows = x.len() / inputs;
-        let rows_each = rows
-            .div_ceil(rayon::current_num_threads())
-            .max(ROWS.min(rows))
-            .max(1);
-        let y = filled(rows * outputs, rows_each * outputs, |chunk, y| {
-            for row in y.chunks_exact_mut(outputs) {
-                row.copy_from_slice(bias);
-            }
-            let rows = y.len() / outputs;
-            let x = &x[chunk * rows_each * inputs..][..rows * inputs];
-            multiply_here(y, outputs, Matrix::new(x, rows, inputs), weight, true);
-        });
+        let y = matmul_bias(Matrix::new(x, x.len() / inputs, inputs), weight, bias);
         Ok((CpuStorage::F32(y), Shape::from(dimensions)))
     }
 

@@ -10,7 +10,6 @@ use crate::dispatch::dispatched;
 use crate::dropout::Dropout;
 use crate::lanes;
 use crate::matmul::{Matrix, multiply_here};
-use crate::packed::Packed;
 use crate::storage::{Elements, operand, tensor};
 
 /// `softmax(Q K^T / sqrt(width / heads)) V` per head, with `dropout` on the probabilities. Every bar sees every bar.
@@ -217,41 +216,39 @@ impl Attention {
     }
 }
 
-/// Memory for [`of_rows`], kept for the next call.
-#[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    scores: Vec<f32>,
-    keys: Packed,
-    values: Packed,
-}
-
 /// [`attention`] without dropout of the queries from the row `first` on, as many as `out` has rows, of one window.
 ///
-/// `packed`: \[length, 3 width\], `out`: \[rows, width\].
+/// `packed`: \[length, 3 width\], `out`: \[rows, width\]; `scores` is memory, kept for the next call.
 pub(crate) fn of_rows(
     packed: &[f32],
     width: usize,
     heads: usize,
     first: usize,
     out: &mut [f32],
-    scratch: &mut Scratch,
+    scores: &mut Vec<f32>,
 ) {
     let (length, rows, size) = (packed.len() / (3 * width), out.len() / width, width / heads);
-    let scale = 1.0 / (size as f32).sqrt();
-    let Scratch {
-        scores,
-        keys,
-        values,
-    } = scratch;
     scores.resize(rows * length, 0.0);
     for column in (0..width).step_by(size) {
-        let row = |part: usize, t: usize| &packed[t * 3 * width + part * width + column..][..size];
-        keys.pack_columns(length, size, |t| row(1, t));
-        values.pack_rows(length, size, |t| row(2, t));
+        let head = Head {
+            length,
+            width,
+            size,
+            column,
+        };
         let queries = &packed[first * 3 * width + column..];
-        keys.multiply(scores, length, queries, 3 * width, rows, false);
-        softmax_rows(scores, length, scale);
-        values.multiply(&mut out[column..], width, scores, length, rows, false);
+        let queries = Matrix::strided(queries, rows, size, 3 * width);
+        multiply_here(
+            scores,
+            length,
+            queries,
+            head.part(packed, 1).transposed(),
+            false,
+        );
+        softmax_rows(scores, length, head.scale());
+        let probabilities = Matrix::new(scores, rows, length);
+        let values = head.part(packed, 2);
+        multiply_here(&mut out[column..], width, probabilities, values, false);
     }
 }
 

@@ -9,7 +9,13 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::{attention, gelu, lanes::add, layer_norm, packed::Packed, pooling};
+use crate::{
+    attention, gelu,
+    lanes::add,
+    layer_norm,
+    matmul::{Matrix, Packed, multiply_packed},
+    pooling,
+};
 
 /// Bars of a block, where a window has to be shared out among threads: a multiple of the rows that products take at once.
 const SHARED_ROWS: usize = 48;
@@ -17,7 +23,8 @@ const SHARED_ROWS: usize = 48;
 /// An affine layer `y = x W^T + b`.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Packed,
+    weight: Packed<f32>,
+    inputs: usize,
     bias: Vec<f32>,
 }
 
@@ -29,7 +36,8 @@ impl Linear {
     pub fn new(weight: &[f32], bias: &[f32]) -> Self {
         let inputs = weight.len() / bias.len().max(1);
         Self {
-            weight: Packed::transposed(weight, bias.len(), inputs),
+            weight: Packed::new(Matrix::new(weight, bias.len(), inputs).transposed()),
+            inputs,
             bias: bias.to_vec(),
         }
     }
@@ -41,13 +49,13 @@ impl Linear {
 
     /// `y = x W^T + b`. `x`: \[rows, inputs\], `y`: \[rows, outputs\].
     pub fn apply(&self, x: &[f32], y: &mut [f32]) {
-        let outputs = self.bias.len();
-        for row in y.chunks_exact_mut(outputs) {
-            row.copy_from_slice(&self.bias);
-        }
-        let rows = y.len() / outputs;
-        self.weight
-            .multiply(y, outputs, x, self.weight.rows(), rows, true);
+        let rows = y.len() / self.bias.len();
+        multiply_packed(
+            y,
+            Matrix::new(x, rows, self.inputs),
+            &self.weight,
+            &self.bias,
+        );
     }
 }
 
@@ -138,7 +146,7 @@ struct BlockScratch {
     normal: Vec<f32>,
     mixed: Vec<f32>,
     wide: Vec<f32>,
-    attention: attention::Scratch,
+    scores: Vec<f32>,
 }
 
 /// The first `n` elements of a buffer that is made as long as needed.
@@ -183,7 +191,7 @@ impl Encoder {
     /// If `out` does not fit `x`.
     pub fn encode(&self, x: &[f32], out: &mut [f32], reads: Reads) {
         let (bars, width) = (self.bars(), self.width());
-        let size = bars * self.input.weight.rows();
+        let size = bars * self.input.inputs;
         let rows_read = if reads == Reads::All { bars } else { 1 };
         let windows = x.len() / size;
         assert_eq!(
@@ -229,7 +237,7 @@ impl Encoder {
         scratch: &mut Scratch,
     ) {
         let (bars, width) = (self.bars(), self.width());
-        let inputs = self.input.weight.rows();
+        let inputs = self.input.inputs;
         let n_blocks = bars.div_ceil(rows);
         if scratch.blocks.len() < n_blocks {
             scratch.blocks.resize_with(n_blocks, BlockScratch::default);
@@ -319,10 +327,10 @@ impl EncoderLayer {
             normal,
             mixed,
             wide,
-            attention: scratch,
+            scores,
         } = block;
         let (normal, mixed) = (sized(normal, states.len()), sized(mixed, states.len()));
-        attention::of_rows(packed, width, heads, first, normal, scratch);
+        attention::of_rows(packed, width, heads, first, normal, scores);
         self.projection.apply(normal, mixed);
         add(states, mixed);
         self.feed_forward_norm.apply(states, normal);

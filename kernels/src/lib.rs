@@ -41,7 +41,6 @@ pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod lstm;
-mod packed;
 pub mod operations_cuda;
 pub mod pooling;
 pub mod positions;

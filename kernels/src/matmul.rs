@@ -287,16 +287,18 @@ pub fn matmul_bias<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>, bias: &[T]) -
     product(a, Right::Plain(b), Addend::Row(bias))
 }
 
-/// `c = a b + bias` as [`matmul_bias`], into `c` and with an operand that is packed already.
+/// `c = a b + bias` as [`matmul_bias`], into `c`, with an operand that is packed already and on the calling thread alone.
 ///
 /// # Panics
 /// If the sizes do not fit each other.
 pub fn multiply_packed<T: Element>(c: &mut [T], a: Matrix<'_, T>, b: &Packed<T>, bias: &[T]) {
     assert_eq!(bias.len(), b.columns, "a bias has one element a column");
     assert_eq!(c.len(), a.rows * b.columns, "the result fills `c`");
-    split(
+    let (kernels, columns) = (T::kernels().0, b.columns);
+    here(
+        kernels,
         writable(c),
-        b.columns,
+        columns,
         a,
         Right::Packed(b),
         Addend::Row(bias),

@@ -152,7 +152,7 @@ fn run() -> Result<()> {
                         .next()
                         .ok_or("`--threads` needs a number")?
                         .parse()?,
-                ]
+                ];
             }
             _ => only = argument,
         }

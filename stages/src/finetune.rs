@@ -1159,12 +1159,7 @@ mod tests {
         let (large, small) = (run(32, 1), run(8, 4));
 
         assert_eq!(metrics(&large).get("steps"), metrics(&small).get("steps"));
-        let losses = |outputs| {
-            metrics(outputs)
-                .series("curves.train.loss")
-                .unwrap()
-                .to_vec()
-        };
+        let losses = |outputs| metrics(outputs).series("curves.train.loss").unwrap();
         for (a, b) in losses(&large).into_iter().zip(losses(&small)) {
             assert!((a - b).abs() < 1e-5, "{a} {b}");
         }

@@ -71,7 +71,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             resident.upload(bars.view().slice(0..n_rows), &[])?;
             resident.launch()?;
             for k in 0..program.n_outputs() {
-                resident.output(k)?;
+                if is_single {
+                    resident.output::<f32>(k)?;
+                } else {
+                    resident.output::<f64>(k)?;
+                }
             }
             let seconds = start.elapsed().as_secs_f64();
             let of_cpu = cpu_seconds * n_rows as f64 / N_ROWS as f64;
@@ -141,7 +145,7 @@ fn measure(
                 .iter()
                 .filter(|x| !x.is_nan())
                 .fold(0.0_f64, |a, x| a.max(x.abs()));
-            for (x, y) in resident.output(k)?.iter().zip(expected) {
+            for (x, y) in resident.output::<f64>(k)?.iter().zip(expected) {
                 if x.is_nan() != y.is_nan() {
                     return Err(
                         format!("output {k} is defined in other rows than on the CPU").into(),

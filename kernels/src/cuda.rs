@@ -4,6 +4,7 @@
 //! under the digest of the source, the architecture and NVRTC's version.
 
 use std::{
+    collections::BTreeSet,
     ffi::CString,
     fs,
     os::unix::ffi::OsStrExt as _,
@@ -80,6 +81,38 @@ pub fn cards() -> Result<Vec<Card>, CudaError> {
         })
     };
     (0..n_cards as usize).map(card).collect()
+}
+
+/// What the bits of results on the cards may depend on besides the source: the cards' architectures and NVRTC's version, as
+/// `sm_90, NVRTC 13.0`. The first call decides for the process.
+pub fn class() -> &'static Result<String, CudaError> {
+    static CLASS: OnceLock<Result<String, CudaError>> = OnceLock::new();
+    CLASS.get_or_init(|| {
+        let cards = cards()?;
+        if cards.is_empty() {
+            return Err(CudaError::NoCard {
+                ordinal: 0,
+                n_cards: 0,
+            });
+        }
+        let (major, minor) = nvrtc_version(&[]).ok_or(CudaError::NoCompiler)?;
+        let architectures: BTreeSet<String> =
+            cards.into_iter().map(|card| card.architecture).collect();
+        let architectures: Vec<String> = architectures.into_iter().collect();
+        Ok(format!(
+            "{}, NVRTC {major}.{minor}",
+            architectures.join(" ")
+        ))
+    })
+}
+
+/// The number that the driver gives to the card that `CUDA_VISIBLE_DEVICES` calls `id`: it counts those that are visible.
+fn visible_ordinal(id: u32, visible: Option<&str>) -> usize {
+    let listed = visible.into_iter().flat_map(|list| list.split(','));
+    let position = listed
+        .map(|entry| entry.trim().parse() == Ok(id))
+        .position(|is_it| is_it);
+    position.unwrap_or(id as usize)
 }
 
 fn architecture(context: &CudaContext) -> Result<String, DriverError> {
@@ -254,6 +287,12 @@ impl Gpu {
         })
     }
 
+    /// Opens the card that `CUDA_VISIBLE_DEVICES` calls `id`.
+    pub fn open_visible(id: u32) -> Result<Self, CudaError> {
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        Self::open(visible_ordinal(id, visible.as_deref()))
+    }
+
     /// As `sm_90`.
     pub fn architecture(&self) -> &str {
         &self.architecture
@@ -374,6 +413,14 @@ mod tests {
         assert_eq!(kept(&path).unwrap(), second);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn the_driver_counts_the_cards_that_are_visible() {
+        assert_eq!(visible_ordinal(3, None), 3);
+        assert_eq!(visible_ordinal(3, Some("5, 3")), 1);
+        assert_eq!(visible_ordinal(0, Some("0,1")), 0);
+        assert_eq!(visible_ordinal(2, Some("GPU-1f,2")), 1);
     }
 
     #[test]

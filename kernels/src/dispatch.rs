@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 /// The widest instruction set that is compiled for and present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
-    /// Whatever the target guarantees; `mul_add` may be a library call.
+    /// Whatever the target guarantees: NEON and its fused multiply-add on `AArch64`; on x86-64 SSE2, where `mul_add` is a
+    /// library call.
     Baseline,
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]

@@ -19,6 +19,7 @@ use super::{
 mod code;
 mod emit;
 mod group;
+pub mod labels;
 mod run;
 #[cfg(test)]
 pub(crate) mod shim;
@@ -27,7 +28,7 @@ mod twins;
 use code::{Chunks, Code, Value, Work};
 use emit::{Pass, Places, Rows};
 use group::Group;
-pub use run::{Resident, run};
+pub use run::{Resident, Word, run};
 
 /// How a plan is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -360,8 +360,7 @@ pub fn concurrency(bars: &[f64]) -> Vec<f64> {
 /// The reciprocals are added as integers, in units of `2^-bits` that leave room for the longest span: such sums have no
 /// rounding, so that those of a span are the differences of those from the first row on.
 pub fn uniqueness(bars: &[f64], concurrency: &[f64]) -> Vec<f64> {
-    let longest = bars.iter().copied().fold(1.0, f64::max) as u64;
-    let unit = (1_u64 << (62 - longest.ilog2())) as f64;
+    let unit = unit_of_shares(bars);
     let mut total = 0_u64;
     let mut totals = Vec::with_capacity(concurrency.len());
     for count in concurrency {
@@ -380,6 +379,12 @@ pub fn uniqueness(bars: &[f64], concurrency: &[f64]) -> Vec<f64> {
     bars.par_iter().enumerate().map(mean).collect()
 }
 
+/// What [`uniqueness`] takes for one: the largest power of two that leaves room for the longest span.
+pub(super) fn unit_of_shares(bars: &[f64]) -> f64 {
+    let longest = bars.iter().copied().fold(1.0, f64::max) as u64;
+    (1_u64 << (62 - longest.ilog2())) as f64
+}
+
 /// Simple return from each close to that `horizon` rows later.
 pub fn forward_return(close: &[f64], horizon: usize) -> Vec<f64> {
     let mut returns = vec![f64::NAN; close.len()];
@@ -387,7 +392,8 @@ pub fn forward_return(close: &[f64], horizon: usize) -> Vec<f64> {
         .iter_mut()
         .zip(close.iter().zip(close.iter().skip(horizon)))
     {
-        *out = later / now - 1.0;
+        let simple = later / now - 1.0;
+        *out = if simple.is_finite() { simple } else { f64::NAN };
     }
     returns
 }
@@ -770,6 +776,7 @@ mod tests {
         assert_eq!(labels[..5], [2.0, 1.0, 0.0, 2.0, 2.0]);
         assert!(labels[5].is_nan());
         assert_eq!(forward_return(&[2.0, 3.0, 1.0], 2)[0], -0.5);
+        assert!(forward_return(&[0.0, 1.0], 1)[0].is_nan());
         assert!(
             forward_return(&[2.0, 3.0, 1.0], 5)
                 .iter()

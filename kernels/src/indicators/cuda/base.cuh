@@ -15,9 +15,10 @@ __device__ inline double nan_value() { return number(0x7ff8000000000000ull); }
 
 __device__ inline bool is_nan(double x) { return x != x; }
 
-// One NaN for everything that is no number.
-__device__ inline double finite_or_nan(double x) {
-    return fabs(x) <= 1.7976931348623157e308 ? x : nan_value();
+// A value as an output: one NaN for everything that is no number or too large for one.
+__device__ inline Output as_output(double x) {
+    const Output y = (Output)x;
+    return fabs((double)y) <= 1.7976931348623157e308 ? y : (Output)nan_value();
 }
 
 // Column `k` of the table of addresses.
@@ -143,7 +144,7 @@ __device__ void run_chunks(R state, const Columns<R>& columns, const u64* segmen
                 for (int i = 0; i < R::OUTPUTS; i++) {
                     const double x = outs[(i * LANES + chunk) * STRIDE + step];
                     if (columns.out[i]) columns.out[i][row] = x;
-                    if (columns.kept[i]) columns.kept[i][row] = (Output)finite_or_nan(x);
+                    if (columns.kept[i]) columns.kept[i][row] = as_output(x);
                 }
             }
         }
@@ -204,7 +205,7 @@ __device__ void check_chunks(R state, const Columns<R>& columns, const u64* segm
             state.step(in, out);
             for (int i = 0; i < R::OUTPUTS; i++) {
                 if (columns.out[i]) columns.out[i][row] = out[i];
-                if (columns.kept[i]) columns.kept[i][row] = (Output)finite_or_nan(out[i]);
+                if (columns.kept[i]) columns.kept[i][row] = as_output(out[i]);
             }
         }
         state.put(mine + R::WORDS);

@@ -289,7 +289,7 @@ impl Rows<'_> {
             }
             for place in self.outputs.get(&value).into_iter().flatten() {
                 text.push_str(&format!(
-                    "        {}o{place}[row] = (Output)finite_or_nan({name});\n",
+                    "        {}o{place}[row] = as_output({name});\n",
                     guard(most > 0, self.halo())
                 ));
             }

@@ -11,18 +11,55 @@ use super::{BARS, Plan};
 use crate::{
     bars::Bars,
     cuda::{CudaError, Gpu},
+    indicators::engine::Number,
 };
+
+/// A number that a plan's outputs are.
+pub trait Word: Number {
+    /// Whether it has 32 bits.
+    const IS_SINGLE: bool;
+
+    /// Numbers from the bytes of the card's memory.
+    fn from_bytes(bytes: &[u8]) -> Vec<Self>;
+}
+
+impl Word for f64 {
+    const IS_SINGLE: bool = false;
+
+    fn from_bytes(bytes: &[u8]) -> Vec<Self> {
+        let (words, _) = bytes.as_chunks();
+        words
+            .iter()
+            .map(|word| Self::from_ne_bytes(*word))
+            .collect()
+    }
+}
+
+impl Word for f32 {
+    const IS_SINGLE: bool = true;
+
+    fn from_bytes(bytes: &[u8]) -> Vec<Self> {
+        let (words, _) = bytes.as_chunks();
+        words
+            .iter()
+            .map(|word| Self::from_ne_bytes(*word))
+            .collect()
+    }
+}
 
 /// The outputs of a plan for series that lie one after the other in `bars` and `columns`: series `k` spans rows
 /// `segments[k] .. segments[k + 1]`. Compiled code is kept in `folder`.
-pub fn run(
+///
+/// # Panics
+/// If the plan's outputs are other numbers, or as [`Resident::new`] and [`Resident::upload`].
+pub fn run<T: Word>(
     gpu: &Gpu,
     plan: &Plan,
     bars: Bars<'_>,
     columns: &[&[f64]],
     segments: &[usize],
     folder: Option<&Path>,
-) -> Result<Vec<Vec<f64>>, CudaError> {
+) -> Result<Vec<Vec<T>>, CudaError> {
     let mut resident = Resident::new(gpu, plan, segments, folder)?;
     resident.upload(bars, columns)?;
     resident.launch()?;
@@ -167,19 +204,15 @@ impl Resident {
     }
 
     /// An output, once all that is queued is done.
-    pub fn output(&self, position: usize) -> Result<Vec<f64>, CudaError> {
+    ///
+    /// # Panics
+    /// If the plan's outputs are other numbers.
+    pub fn output<T: Word>(&self, position: usize) -> Result<Vec<T>, CudaError> {
+        assert_eq!(self.plan.is_single, T::IS_SINGLE, "size of the outputs");
         let bytes = self.gpu.stream().clone_dtoh(&self.outputs[position])?;
         self.gpu.stream().synchronize()?;
-        let values: Vec<f64> = if self.plan.is_single {
-            let (words, _) = bytes.as_chunks();
-            words
-                .iter()
-                .map(|word| f64::from(f32::from_ne_bytes(*word)))
-                .collect()
-        } else {
-            let (words, _) = bytes.as_chunks();
-            words.iter().map(|word| f64::from_ne_bytes(*word)).collect()
-        };
-        Ok(values.into_iter().take(self.n_rows).collect())
+        let mut values = T::from_bytes(&bytes);
+        values.truncate(self.n_rows);
+        Ok(values)
     }
 }

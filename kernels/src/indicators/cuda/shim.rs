@@ -14,9 +14,15 @@ use super::{
         catalog::{self, Indicator, Unit},
         check::{market, typical},
         engine::Engine,
-        program::{Builder, Program, Series},
+        labels::{
+            Directions, Distance, RegimeColumns, RegimeThresholds, Side, SignalThresholds, Signals,
+            TripleBarrier, concurrency, direction, forward_return, regime, signal_counts,
+            uniqueness,
+        },
+        program::{Builder, Input, Program, Series},
     },
-    BARS, NoTwin, Plan, Shape,
+    BARS, Launch, NoTwin, Plan, Shape,
+    labels::{self, Loop},
 };
 use crate::{
     bars::{BarColumns, Bars},
@@ -117,7 +123,7 @@ impl Host {
         if failed == 0 { Ok(()) } else { Err(failed) }
     }
 
-    /// What [`run`](super::run()) does, with guards before and behind each column.
+    /// What [`run`](super::run()) does.
     fn run(
         &self,
         plan: &Plan,
@@ -125,55 +131,18 @@ impl Host {
         segments: &[usize],
         is_reversed: bool,
     ) -> Result<Vec<Vec<f64>>, c_int> {
-        const GUARD: usize = 64;
-        // A number that spoils what reads it, and shows when it is overwritten.
-        const POISON: u64 = 0x5fe1_2345_6789_abcd;
         let n_rows = bars.len();
-        let longest = segments
-            .windows(2)
-            .map(|ends| ends[1] - ends[0])
-            .max()
-            .unwrap();
-        let guarded = |words: Vec<u64>| {
-            let mut all = vec![POISON; GUARD];
-            all.extend(words);
-            all.extend([POISON; GUARD]);
-            all
-        };
-        let of = |x: &[f64]| guarded(x.iter().map(|x| x.to_bits()).collect());
-        let mut columns = vec![guarded(bars.ts_ns.iter().map(|t| *t as u64).collect())];
-        columns.extend([bars.open, bars.high, bars.low, bars.close, bars.volume].map(of));
+        let mut columns = vec![guarded(bars.ts_ns.iter().map(|t| *t as u64))];
+        columns.extend([bars.open, bars.high, bars.low, bars.close, bars.volume].map(numbers));
         assert_eq!(plan.n_columns, 0);
-        columns.extend((0..plan.n_outputs).map(|_| guarded(vec![POISON; n_rows])));
-        let words = |memory: &super::Memory| memory.words(n_rows, longest, segments.len() - 1);
+        columns.extend((0..plan.n_outputs).map(|_| unwritten(n_rows)));
+        let longest = longest(segments);
         columns.extend(
             plan.memory
                 .iter()
-                .map(|memory| guarded(vec![POISON; words(memory)])),
+                .map(|memory| unwritten(memory.words(n_rows, longest, segments.len() - 1))),
         );
-        // SAFETY: every column has `GUARD` words before its first row.
-        let address = |column: &mut Vec<u64>| unsafe { column.as_mut_ptr().add(GUARD) } as u64;
-        let table: Vec<u64> = columns.iter_mut().map(address).collect();
-        let ends: Vec<u64> = segments.iter().map(|end| *end as u64).collect();
-
-        for launch in &plan.launches {
-            let grid = [launch.n_blocks(longest), ends.len() - 1, launch.n_parts].map(|n| n as u32);
-            let block = Block {
-                threads: launch.threads as u32,
-                shared_bytes: launch.shared_bytes,
-                is_reversed,
-            };
-            self.launch(&launch.kernel, grid, block, &table, &ends, longest as u64)?;
-        }
-        for (k, column) in columns.iter().enumerate() {
-            let guards = column[..GUARD]
-                .iter()
-                .chain(&column[column.len() - GUARD..]);
-            assert!(
-                guards.copied().all(|word| word == POISON),
-                "column {k}'s guards"
-            );
-        }
+        self.launch_all(&plan.launches, &mut columns, segments, is_reversed)?;
         let outputs = columns.into_iter().skip(BARS).take(plan.n_outputs);
         Ok(outputs
             .map(|column| {
@@ -195,6 +164,84 @@ impl Host {
             })
             .collect())
     }
+
+    /// Runs kernels one after the other on columns that are [`guarded`].
+    fn launch_all(
+        &self,
+        launches: &[Launch],
+        columns: &mut [Vec<u64>],
+        segments: &[usize],
+        is_reversed: bool,
+    ) -> Result<(), c_int> {
+        // SAFETY: every column has `GUARD` words before its first row.
+        let address = |column: &mut Vec<u64>| unsafe { column.as_mut_ptr().add(GUARD) } as u64;
+        let table: Vec<u64> = columns.iter_mut().map(address).collect();
+        let ends: Vec<u64> = segments.iter().map(|end| *end as u64).collect();
+        let longest = longest(segments);
+        for launch in launches {
+            let grid = [launch.n_blocks(longest), ends.len() - 1, launch.n_parts].map(|n| n as u32);
+            let block = Block {
+                threads: launch.threads as u32,
+                shared_bytes: launch.shared_bytes,
+                is_reversed,
+            };
+            self.launch(&launch.kernel, grid, block, &table, &ends, longest as u64)?;
+        }
+        for (k, column) in columns.iter().enumerate() {
+            let (before, behind) = (&column[..GUARD], &column[column.len() - GUARD..]);
+            let mut guards = before.iter().chain(behind);
+            assert!(guards.all(|word| *word == POISON), "column {k}'s guards");
+        }
+        Ok(())
+    }
+
+    /// What [`Loop::run`] does.
+    fn label(&self, of: &Loop<'_>, threads: usize) -> Vec<Vec<f64>> {
+        let n_rows = of.n_rows();
+        let mut columns = vec![numbers(&of.parameters)];
+        columns.extend(of.inputs.iter().map(|column| numbers(column)));
+        columns.extend((0..of.n_outputs).map(|_| unwritten(n_rows)));
+        let launch = Launch {
+            kernel: of.kernel.to_owned(),
+            rows_per_block: Some(threads),
+            n_parts: 1,
+            threads,
+            shared_bytes: 0,
+        };
+        self.launch_all(&[launch], &mut columns, &[0, n_rows], true)
+            .unwrap();
+        let outputs = columns.split_off(columns.len() - of.n_outputs);
+        let rows = |column: &Vec<u64>| column[GUARD..][..n_rows].to_vec();
+        outputs
+            .iter()
+            .map(|column| rows(column).into_iter().map(f64::from_bits).collect())
+            .collect()
+    }
+}
+
+/// Words before and behind each column.
+const GUARD: usize = 64;
+/// A number that spoils what reads it, and shows when it is overwritten.
+const POISON: u64 = 0x5fe1_2345_6789_abcd;
+
+fn guarded(words: impl IntoIterator<Item = u64>) -> Vec<u64> {
+    let mut all = vec![POISON; GUARD];
+    all.extend(words);
+    all.extend([POISON; GUARD]);
+    all
+}
+
+fn numbers(x: &[f64]) -> Vec<u64> {
+    guarded(x.iter().map(|x| x.to_bits()))
+}
+
+fn unwritten(n_words: usize) -> Vec<u64> {
+    vec![POISON; n_words + 2 * GUARD]
+}
+
+fn longest(segments: &[usize]) -> usize {
+    let lengths = segments.windows(2).map(|ends| ends[1] - ends[0]);
+    lengths.max().unwrap()
 }
 
 impl Drop for Host {
@@ -370,7 +417,9 @@ fn single_precision_is_the_rounded_double() {
         ["sma", "rsi", "obv"].map(|name| expand(&mut builder, catalog::find(name).unwrap()));
     let outputs: Vec<Series> = outputs.into_iter().flatten().collect();
     let program = builder.finish(&outputs);
-    let (bars, segments) = markets();
+    let (mut bars, segments) = markets();
+    // More than a single number can be.
+    bars.volume[2000] = 1e60;
     let of = |is_single| {
         let shape = Shape {
             is_single,
@@ -388,7 +437,13 @@ fn single_precision_is_the_rounded_double() {
 
     for (single, double) in single.iter().zip(&double) {
         for (x, y) in single.iter().zip(double) {
-            assert_eq!(x.to_bits(), f64::from(*y as f32).to_bits());
+            let rounded = *y as f32;
+            let expected = if rounded.is_finite() {
+                rounded
+            } else {
+                f32::NAN
+            };
+            assert_eq!(x.to_bits(), f64::from(expected).to_bits());
         }
     }
 }
@@ -399,7 +454,7 @@ fn windows_too_long_for_shared_memory_go_through_columns() {
         return;
     }
     let mut builder = Builder::new();
-    let close = builder.input(super::super::program::Input::Close);
+    let close = builder.input(Input::Close);
     let names = ["sum", "std", "max", "wma"];
     let outputs = names.map(|name| {
         let indicator = catalog::find(name).unwrap();
@@ -479,7 +534,7 @@ fn a_program_with_an_unknown_kernel_is_refused_by_name() {
         fn run(&self, _: &[&[f64]], _: &mut [&mut [f64]], _: &mut super::super::kernel::Scratch) {}
     }
     let mut builder = Builder::new();
-    let close = builder.input(super::super::program::Input::Close);
+    let close = builder.input(Input::Close);
     let outputs = builder.window(Unknown, &[close]);
 
     let error = Plan::new(&builder.finish(&outputs), Shape::default()).unwrap_err();
@@ -503,7 +558,8 @@ fn a_gpu_has_the_values_of_the_cpu() {
         };
         let plan = Plan::new(&program, shape).unwrap();
 
-        let device = super::run(&gpu, &plan, bars.view(), &[], &segments, None).unwrap();
+        let device: Vec<Vec<f64>> =
+            super::run(&gpu, &plan, bars.view(), &[], &segments, None).unwrap();
 
         let wrong: Vec<String> = columns
             .iter()
@@ -512,4 +568,181 @@ fn a_gpu_has_the_values_of_the_cpu() {
             .collect();
         assert!(wrong.is_empty(), "{shape:?}: {wrong:#?}");
     }
+}
+
+/// Calls `check` with every loop on a market with missing numbers, and with what the CPU makes of it.
+fn for_each_label(mut check: impl FnMut(&str, &Loop<'_>, &[Vec<f64>])) {
+    let mut bars = market(1500, 4);
+    bars.high[300] = f64::NAN;
+    bars.close[900] = f64::NAN;
+    for_each_trade(&bars, &mut check);
+    for_each_rule(&bars, &mut check);
+}
+
+fn for_each_trade(bars: &BarColumns, check: &mut impl FnMut(&str, &Loop<'_>, &[Vec<f64>])) {
+    let (high, low, close) = (&bars.high[..], &bars.low[..], &bars.close[..]);
+    let mut widths: Vec<f64> = close.iter().map(|close| 0.004 * close).collect();
+    widths[..14].fill(f64::NAN);
+    for (side, horizon) in [
+        (Side::Long, 1),
+        (Side::Short, 8),
+        (Side::Long, 40),
+        (Side::Short, 127),
+    ] {
+        for (target, stop) in [
+            (Distance::Share(0.008), Distance::Share(0.004)),
+            (Distance::Times(3.0, &widths), Distance::Times(1.5, &widths)),
+            (Distance::Share(0.5), Distance::Times(40.0, &widths)),
+        ] {
+            let rule = TripleBarrier {
+                side,
+                target,
+                stop,
+                horizon,
+            };
+            let exits = rule.label(high, low, close);
+            let of = Loop::triple_barrier(&rule, high, low, close);
+            let name = format!("{rule:?}").chars().take(120).collect::<String>();
+            let spans = exits.bars.clone();
+            check(&name, &of, &[exits.exit, exits.bars, exits.returns]);
+            let crowd = concurrency(&spans);
+            let unique = uniqueness(&spans, &crowd);
+            check(
+                "concurrency",
+                &Loop::concurrency(&spans),
+                std::slice::from_ref(&crowd),
+            );
+            check("uniqueness", &Loop::uniqueness(&spans, &crowd), &[unique]);
+        }
+    }
+}
+
+fn for_each_rule(bars: &BarColumns, check: &mut impl FnMut(&str, &Loop<'_>, &[Vec<f64>])) {
+    let close = &bars.close[..];
+    let classes = Directions {
+        up: 1.0,
+        down: 0.0,
+        neutral: 2.0,
+    };
+    let moves = direction(close, 3, 0.001, classes);
+    check(
+        "direction",
+        &Loop::direction(close, 3, 0.001, classes),
+        &[moves],
+    );
+    let ahead = forward_return(close, 5);
+    check("forward_return", &Loop::forward_return(close, 5), &[ahead]);
+
+    let mut builder = Builder::new();
+    let names = [
+        "sma",
+        "ema",
+        "mom",
+        "position_in_range",
+        "rsi",
+        "macd",
+        "di",
+        "adx",
+        "atr",
+        "return",
+    ];
+    let outputs: Vec<Series> = names
+        .iter()
+        .flat_map(|name| expand(&mut builder, catalog::find(name).unwrap()))
+        .collect();
+    let program = builder.finish(&outputs);
+    let made = Engine::batch(&program, bars.view(), &[]);
+    let of_made: Vec<&[f64]> = made.iter().map(Vec::as_slice).collect();
+    let [
+        short_mean,
+        long_mean,
+        slope,
+        position,
+        rsi,
+        _,
+        _,
+        histogram,
+        plus_di,
+        minus_di,
+        adx,
+        range,
+        trend,
+    ] = of_made[..]
+    else {
+        panic!("one column for each output");
+    };
+    let signals = Signals {
+        close,
+        short_mean,
+        long_mean,
+        slope,
+        volume: &bars.volume,
+        mean_volume: &bars.volume,
+        position,
+        rsi,
+        histogram,
+        plus_di,
+        minus_di,
+    };
+    let thresholds = SignalThresholds {
+        volume_spike: 0.9,
+        ..SignalThresholds::default()
+    };
+    let (buy, sell) = signal_counts(&signals, thresholds);
+    check(
+        "signal_counts",
+        &Loop::signal_counts(&signals, thresholds),
+        &[buy, sell],
+    );
+    let columns = RegimeColumns {
+        trend,
+        adx,
+        range,
+        range_threshold: &range.iter().map(|x| 1.1 * x - 0.05).collect::<Vec<_>>(),
+        volume_ratio: &bars.volume.iter().map(|x| x / 1000.0).collect::<Vec<_>>(),
+    };
+    let regimes = regime(&columns, RegimeThresholds::default());
+    check(
+        "regime",
+        &Loop::regime(&columns, RegimeThresholds::default()),
+        &[regimes],
+    );
+}
+
+/// The bits of numbers, one NaN for all.
+fn bits(columns: &[Vec<f64>]) -> Vec<Vec<u64>> {
+    let word = |x: &f64| if x.is_nan() { f64::NAN } else { *x }.to_bits();
+    let column = |column: &Vec<f64>| column.iter().map(word).collect();
+    columns.iter().map(column).collect()
+}
+
+#[test]
+fn labels_have_the_bits_of_the_cpu() {
+    if !has_cpp() {
+        return;
+    }
+    let host = Host::compile(&labels::source());
+
+    for_each_label(|name, of, cpu| {
+        assert_eq!(bits(&host.label(of, 96)), bits(cpu), "{name}");
+    });
+}
+
+#[test]
+fn labels_compile_for_every_architecture() {
+    if !check::has_compiler() {
+        return;
+    }
+    for architecture in check::ARCHITECTURES {
+        cuda::compile(&labels::source(), architecture).unwrap();
+    }
+}
+
+#[test]
+fn a_gpu_has_the_labels_of_the_cpu() {
+    let Some(gpu) = check::gpu() else { return };
+
+    for_each_label(|name, of, cpu| {
+        assert_eq!(bits(&of.run(&gpu, None).unwrap()), bits(cpu), "{name}");
+    });
 }

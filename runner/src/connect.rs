@@ -16,8 +16,8 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use crate::{
-    AwaitedAxis, Deferred, Diagnostic, EdgeLabel, InputEdge, Instance, LoadOptions, Parsed, Part,
-    Place, code,
+    AwaitedAxis, Deferred, DeviceChoice, Diagnostic, EdgeLabel, InputEdge, Instance, LoadOptions,
+    Parsed, Part, Place, code,
     did_you_mean::{listed, nearest, suggestion_or},
     document::Node,
     drafts::{self, Draft, DraftPort, DraftSource, Source, Stages},
@@ -42,6 +42,7 @@ pub(crate) struct Connected {
 pub(crate) fn connect(
     stages: Stages<'_>,
     root_seed: u64,
+    device: DeviceChoice,
     options: &LoadOptions,
     mistakes: &mut Vec<Diagnostic>,
 ) -> Option<Connected> {
@@ -74,7 +75,7 @@ pub(crate) fn connect(
         })
     });
     let deferred = deferred.collect();
-    let (instances, edges) = assemble(stages, nodes, &order, root_seed, options)?;
+    let (instances, edges) = assemble(stages, nodes, &order, (root_seed, device), options)?;
     Some(Connected {
         instances,
         edges,
@@ -990,7 +991,7 @@ fn assemble(
     stages: Stages<'_>,
     mut nodes: Vec<Option<Wired>>,
     order: &[Id],
-    root_seed: u64,
+    general: (u64, DeviceChoice),
     options: &LoadOptions,
 ) -> Option<(Vec<Instance>, DiGraph<usize, EdgeLabel>)> {
     let mut positions = vec![usize::MAX; nodes.len()];
@@ -1051,7 +1052,7 @@ fn assemble(
             inputs,
             parts,
         };
-        instances.push(instance(stage, draft, wired, root_seed, options)?);
+        instances.push(instance(stage, draft, wired, general, options)?);
     }
     Some((instances, edges))
 }
@@ -1068,7 +1069,7 @@ fn instance(
     stage: String,
     draft: Draft<'_>,
     wired: Connections,
-    root_seed: u64,
+    (root_seed, device): (u64, DeviceChoice),
     options: &LoadOptions,
 ) -> Option<Instance> {
     let Connections {
@@ -1098,6 +1099,14 @@ fn instance(
         resources.memory_bytes = bytes;
     }
     let can_use_a_gpu = uses_gpus(&signature);
+    // A stage that would like a GPU gets what the pipeline says, unless its own `resources` say something.
+    if resources.gpu == Gpu::Auto {
+        resources.gpu = match device {
+            DeviceChoice::Cpu => Gpu::Never,
+            DeviceChoice::Auto => Gpu::Auto,
+            DeviceChoice::Cuda => Gpu::Required,
+        };
+    }
     let mut gpus = u32::from(resources.gpu != Gpu::Never);
     let mut gpu_memory_bytes = 0;
     if let Some(request) = settings.gpu {

@@ -80,10 +80,8 @@ pub enum RunError {
         /// Instance name.
         stage: String,
     },
-    /// The pipeline asks for a GPU.
-    #[error(
-        "the pipeline says `device = \"cuda\"`, and no stage of this program computes on a GPU yet"
-    )]
+    /// The pipeline asks for a GPU that nothing would use.
+    #[error("the pipeline says `device = \"cuda\"`, and none of its stages can compute on a GPU")]
     NoGpu,
     /// A stage wants more GPUs than there are.
     #[error("stage `{stage}` wants {wanted}, and this machine has {found}")]
@@ -413,7 +411,8 @@ impl<'a> Run<'a> {
         watcher: Arc<dyn Watcher>,
         only_looks: bool,
     ) -> Result<Self, RunError> {
-        if graph.device == DeviceChoice::Cuda {
+        let uses_gpus = graph.instances.iter().any(|instance| instance.gpus > 0);
+        if graph.device == DeviceChoice::Cuda && !uses_gpus && graph.deferred.is_empty() {
             return Err(RunError::NoGpu);
         }
         let open_store = || -> Result<Store, RunError> {

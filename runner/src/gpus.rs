@@ -2,6 +2,10 @@
 
 use std::{env, fs, process::Command, sync::OnceLock};
 
+use natron_artifacts::Gpu;
+
+use crate::Instance;
+
 /// A GPU that a run may hand out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GpuSlot {
@@ -34,6 +38,37 @@ pub(crate) fn found() -> &'static [GpuSlot] {
             None => there,
         }
     })
+}
+
+/// The class of the GPUs that `instance` computes on here, as its key holds it; nothing where it computes on the CPU.
+pub(crate) fn class(instance: &Instance) -> Option<String> {
+    if instance.gpus == 0 {
+        return None;
+    }
+    let is_optional = instance.resources.gpu == Gpu::Auto;
+    if is_optional && found().len() < instance.gpus as usize {
+        return None;
+    }
+    match instance.parsed.stage.gpu_class() {
+        Ok(class) if class.is_empty() => Some("cuda".to_owned()),
+        Ok(class) => Some(format!("cuda: {class}")),
+        Err(_) if is_optional => None,
+        // The run says why it cannot.
+        Err(_) => Some("cuda".to_owned()),
+    }
+}
+
+/// Whether `instance`'s key depends on more of the GPUs than how many there are, which is all that the fast path looks at.
+pub(crate) fn decide_by_more_than_their_number(instance: &Instance) -> bool {
+    instance.gpus > 0
+        && !found().is_empty()
+        && !matches!(instance.parsed.stage.gpu_class(), Ok(class) if class.is_empty())
+}
+
+/// Ordinals of GPUs for `instance`, where it has the machine for itself; none where it computes on the CPU.
+pub(crate) fn of(instance: &Instance) -> Vec<u32> {
+    let n = class(instance).map_or(0, |_| instance.gpus as usize);
+    found().iter().take(n).map(|slot| slot.ordinal).collect()
 }
 
 /// Fills in what `nvidia-smi` says of memory, for slots that do not know it.

@@ -57,7 +57,7 @@ pub enum Numeric {
     Native,
 }
 
-/// Where stages compute that can use a GPU.
+/// Where stages compute that would like a GPU and whose `resources` say nothing of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
     /// On the CPU.
@@ -335,7 +335,13 @@ pub fn load_text(
     used_params.insert(String::new(), std::mem::take(&mut definition.used_params));
     let used = used_params.values().flatten().cloned().collect();
     let is_good = mistakes.is_empty();
-    let connected = connect::connect(stages, definition.seed, options, &mut mistakes);
+    let connected = connect::connect(
+        stages,
+        definition.seed,
+        definition.device,
+        options,
+        &mut mistakes,
+    );
     let Some(Connected {
         instances,
         edges,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use natron_artifacts::{
-    Artifact, Digest, Gpu, InputColumns, Lineage, LineageStage, Manifest, StageError, canonical,
+    Artifact, Digest, InputColumns, Lineage, LineageStage, Manifest, StageError, canonical,
 };
 use natron_cache::{ColumnIngredient, Ingredients, InputIngredient, StatCache, StatError};
 
@@ -86,9 +86,7 @@ pub(crate) fn with_inputs(
     }
     .clone_into(&mut ingredients.numeric);
     ingredients.inputs = inputs;
-    if on_gpu(instance) {
-        ingredients.device = Some("cuda".into());
-    }
+    ingredients.device = gpus::class(instance);
     ingredients.environment = instance.signature.environment.clone();
     ingredients.outputs = instance
         .signature
@@ -149,13 +147,6 @@ pub(crate) fn source_digest(stat_cache: &StatCache, path: &Path) -> Result<Diges
         path: path.to_owned(),
         source,
     })
-}
-
-/// Whether `instance` computes on a GPU here.
-fn on_gpu(instance: &Instance) -> bool {
-    instance.gpus > 0
-        && (instance.resources.gpu == Gpu::Required
-            || gpus::found().len() >= instance.gpus as usize)
 }
 
 fn input_ingredient(seen: &Seen<'_>, bound: &Bound) -> InputIngredient {

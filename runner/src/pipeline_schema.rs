@@ -117,7 +117,7 @@ fn pipeline_table() -> Value {
                 "default": "portable"
             },
             "device": {
-                "description": "Where stages compute that can use a GPU.",
+                "description": "Where stages compute that can use a GPU: `cpu`; `auto`, on a GPU if there is one; `cuda`, on a GPU. The key holds it.",
                 "enum": ["cpu", "auto", "cuda"],
                 "default": "cpu"
             },

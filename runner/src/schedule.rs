@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use natron_artifacts::{Gpu, Threads};
 
-use crate::{Instance, gpus::GpuSlot};
+use crate::{
+    Instance,
+    gpus::{self, GpuSlot},
+};
 
 /// What a run may use at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +45,11 @@ impl Wanted {
         Self {
             threads: instance.resources.threads,
             memory_bytes: grown(instance.resources.memory_bytes, instance, attempt),
-            gpus: instance.gpus,
+            // What its key does not hold it does not get.
+            gpus: match gpus::class(instance) {
+                Some(_) => instance.gpus,
+                None => 0,
+            },
             gpu_memory_bytes: instance.gpu_memory_bytes,
             gpu_is_optional: instance.resources.gpu == Gpu::Auto,
             tokens: instance.tokens.clone(),

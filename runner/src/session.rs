@@ -16,7 +16,7 @@ use crate::{
     Diagnostic, Event, Graph, LoadOptions, LockDifference, LockEntry, LockError, LockFile, Outcome,
     RunError, RunOptions, RunSummary, Watcher, Workspace,
     execute::{AtHand, run_within, select},
-    expand,
+    expand, gpus,
     history::{LastResult, RunFolder, RunRecord, StageRecord, has_record},
     load_text, lock, lock_path,
     noop::{self, Glance},
@@ -191,7 +191,11 @@ pub fn run_file(
             (None, _) => {}
         }
         let is_whole = summary.record.stages.iter().all(|s| s.outcome.is_done());
-        if is_whole && options.until.is_empty() && options.from.is_empty() {
+        let is_seen = !graph
+            .instances
+            .iter()
+            .any(gpus::decide_by_more_than_their_number);
+        if is_whole && is_seen && options.until.is_empty() && options.from.is_empty() {
             noop::remember(workspace, &invocation, file, &graph, &summary, None);
             if let Some(outline) = Outline::of(&graph, file, &summary.record.id) {
                 outline.write(workspace, &invocation);

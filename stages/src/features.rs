@@ -11,13 +11,15 @@
 use std::collections::BTreeMap;
 
 use natron_artifacts::{
-    Column, ColumnType, PortSchema, Schemas, Signature, Stage, StageContext, StageError, Table,
-    Threads,
+    Column, ColumnType, Gpu, PortSchema, Schemas, Signature, Stage, StageContext, StageError,
+    Table, Threads,
 };
 use natron_kernels::bars::Bars;
+use natron_kernels::indicators::cuda::Word;
 use serde_json::json;
 
 mod columns;
+mod device;
 mod expression;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -35,6 +37,7 @@ pub use parameters::{Device, FeatureParameters, FeatureSet, Precision};
 pub use plan::{FeatureColumn, FeatureError, FeaturePlan, Market, Span};
 pub use stream::FeatureStream;
 
+use device::Card;
 use expression::compile::Known;
 
 /// Columns of bars besides their time.
@@ -43,12 +46,6 @@ pub(crate) const BAR_COLUMNS: [&str; 5] = ["open", "high", "low", "close", "volu
 impl FeatureParameters {
     /// The plan, given what is known of the inputs.
     fn plan(&self, inputs: &Schemas) -> Result<FeaturePlan, StageError> {
-        if self.device == Device::Cuda {
-            return Err(
-                StageError::parameter("device", "features do not run on GPUs yet")
-                    .with_help("say `device = \"cpu\"`, or leave it out"),
-            );
-        }
         let mut known = Known::default();
         for port in inputs.ports() {
             let Some(columns) = inputs.get(port).and_then(|schema| schema.columns.as_ref()) else {
@@ -75,6 +72,9 @@ fn is_number(column_type: ColumnType) -> bool {
 impl Stage for FeatureParameters {
     fn signature(&self, inputs: &Schemas) -> Result<Signature, StageError> {
         let plan = self.plan(inputs)?;
+        if self.device == Device::Cuda {
+            device::check_twins(&plan)?;
+        }
         let mut columns = vec![Column::time_index()];
         columns.extend(
             plan.columns()
@@ -97,7 +97,19 @@ impl Stage for FeatureParameters {
         Ok(signature
             // The features see what the candles see, so candles that look ahead make features that do.
             .output("features", schema.lookahead(inputs.lookahead_bars()))
-            .threads(Threads::All))
+            .threads(Threads::All)
+            .gpu(match self.device {
+                Device::Auto => Gpu::Auto,
+                Device::Cpu => Gpu::Never,
+                Device::Cuda => Gpu::Required,
+            }))
+    }
+
+    fn gpu_class(&self) -> Result<String, StageError> {
+        let class = natron_kernels::cuda::class().as_ref();
+        class
+            .cloned()
+            .map_err(|error| StageError::resource(error.to_string()))
     }
 
     fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
@@ -119,15 +131,18 @@ impl Stage for FeatureParameters {
         let further = candles.further();
         let all = candles.market(&further);
 
+        let card = Card::granted(context, self.device)?;
         let mut table = Table::builder().time_index(candles.ts_ns.clone());
         match self.precision {
             Precision::F64 => {
-                for (column, values) in plan.columns().iter().zip(plan.batch_of(all, &markets)) {
+                let columns = computed(&plan, card.as_ref(), all, &markets)?;
+                for (column, values) in plan.columns().iter().zip(columns) {
                     table = table.f64(declaration(column, self.precision), values);
                 }
             }
             Precision::F32 => {
-                for (column, values) in plan.columns().iter().zip(plan.batch_of(all, &markets)) {
+                let columns = computed(&plan, card.as_ref(), all, &markets)?;
+                for (column, values) in plan.columns().iter().zip(columns) {
                     table = table.f32(declaration(column, self.precision), values);
                 }
             }
@@ -137,6 +152,19 @@ impl Stage for FeatureParameters {
         }
         table = table.fact("feature_probe", json!(probe::probe(&plan)));
         context.write("features", table.build()?)
+    }
+}
+
+/// The columns of a plan, on the card where there is one.
+fn computed<T: Word>(
+    plan: &FeaturePlan,
+    card: Option<&Card>,
+    candles: Market<'_>,
+    markets: &BTreeMap<String, Market<'_>>,
+) -> Result<Vec<Vec<T>>, StageError> {
+    match card {
+        Some(card) => plan.batch_on(card, candles, markets),
+        None => Ok(plan.batch_of(candles, markets)),
     }
 }
 

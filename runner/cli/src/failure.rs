@@ -53,7 +53,7 @@ impl From<RunError> for Failure {
                 Self::usage(error.to_string()).help("say `device = \"cpu\"` or `\"auto\"`")
             }
             RunError::TooFewGpus { .. } => Self::usage(error.to_string()).help(
-                "run it where there is one, ask for `gpu = \"auto\"`, or name the GPUs in `NATRON_GPUS` if they are not found",
+                "run it where there is one, or ask for `gpu = \"auto\"` or `device = \"auto\"`; GPUs are found by `/dev/nvidia0`, `/dev/nvidia1` ... and `CUDA_VISIBLE_DEVICES`, or name them in `NATRON_GPUS`",
             ),
             RunError::NotCached { stage } => Self::usage(error.to_string())
                 .help(format!("`natron run --until {stage}` makes it")),

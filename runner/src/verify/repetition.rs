@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     Class, Comparison, Divergence, Event, Graph, InputEdge, Instance, Reproducible, Watcher,
-    Workspace, compare,
+    Workspace, compare, gpus,
     ingredients::{Seen, lineage},
     worker::panic_message,
 };
@@ -182,7 +182,7 @@ impl Bench<'_> {
             seed: instance.seed,
             identity: natron_artifacts::Digest::of(b"verify"),
             threads,
-            device: DeviceGrant::Cpu,
+            device: DeviceGrant::cuda(&gpus::of(instance)),
             checkpoints: aside.path().join("checkpoints"),
             scratch: working,
             workspace: self.workspace.root().to_owned(),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use natron_artifacts::{
-    Column, ColumnType, Kind, Metrics, PortSchema, Registry, Schemas, Signature, Stage,
+    Column, ColumnType, Gpu, Kind, Metrics, PortSchema, Registry, Schemas, Signature, Stage,
     StageContext, StageError, Table, Threads,
 };
 use schemars::JsonSchema;
@@ -30,6 +30,7 @@ pub(crate) fn registry_with(code: &str) -> Registry {
     registry.register::<Steps>("steps", "1");
     registry.register::<Jitter>("jitter", "1");
     registry.register::<Panics>("panics", "1");
+    registry.register::<Graphics>("graphics", "1");
     registry
 }
 
@@ -239,5 +240,29 @@ impl Stage for Panics {
 
     fn run(&self, _: &mut StageContext) -> Result<(), StageError> {
         panic!("as declared");
+    }
+}
+
+/// Counts the GPUs that it is given, and would like one.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Graphics {}
+
+impl Stage for Graphics {
+    fn signature(&self, _: &Schemas) -> Result<Signature, StageError> {
+        Ok(Signature::new()
+            .output("metrics", PortSchema::of(Kind::Metrics))
+            .gpu(Gpu::Auto))
+    }
+
+    fn gpu_class(&self) -> Result<String, StageError> {
+        Ok("toy_1".to_owned())
+    }
+
+    fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
+        let mut metrics = Metrics::new();
+        let gpus = context.device().ordinals().len() as u64;
+        metrics.set_count("gpus", gpus).map_err(StageError::data)?;
+        context.write("metrics", metrics)
     }
 }

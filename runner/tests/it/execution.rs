@@ -260,9 +260,31 @@ fn a_gpu_that_nothing_uses_is_not_passed_over_in_silence() {
     assert!(
         error
             .to_string()
-            .contains("no stage of this program computes on a GPU yet"),
+            .contains("none of its stages can compute on a GPU"),
         "{error}"
     );
+}
+
+#[test]
+fn a_stage_that_would_like_a_gpu_gets_what_the_pipeline_says() {
+    let device = |pipeline: &str, resources: &str| {
+        let playground = Playground::new();
+        playground.edit("seed = 7", &format!("seed = 7\n{pipeline}"));
+        let stage = format!("[stages.graphics]\nuses = \"graphics\"\n{resources}\n");
+        playground.edit("[stages.sum]", &format!("{stage}[stages.sum]"));
+        let options = load_options(playground.folder.path());
+        let graph = load(&playground.path("pipeline.toml"), &options, &registry()).unwrap();
+        let explained = explain(&graph, &playground.workspace(), &ExplainOptions::default());
+        let stages = explained.unwrap().stages;
+        let graphics = stages.into_iter().find(|stage| stage.name == "graphics");
+        graphics.unwrap().ingredients.unwrap().device
+    };
+    let class = Some("cuda: toy_1".to_owned());
+
+    assert_eq!(device("", ""), None);
+    assert_eq!(device("device = \"cpu\"", ""), None);
+    assert_eq!(device("device = \"cuda\"", ""), class);
+    assert_eq!(device("", "resources = { gpu = 1 }"), class);
 }
 
 #[test]

@@ -53,7 +53,10 @@ pub struct FeatureParameters {
     /// Columns to leave out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drop: Vec<String>,
-    /// Where to compute: `cpu`, or `auto`, which is the processor, too. `cuda` is refused: features do not run on GPUs yet.
+    /// Where to compute: `cpu`; `cuda`, an NVIDIA GPU, without which the run is refused; `auto`, where the pipeline's `device`
+    /// says, which is `cpu` unless it says otherwise. On a GPU values agree with those of the processor to 1e-11, and flags
+    /// exactly; the key of the stage holds the kind of GPU. `auto` leaves series of fewer than 268 million values (rows times
+    /// columns) to the processor.
     #[serde(default, skip_serializing_if = "is_default")]
     pub device: Device,
     /// Type of the columns: `f64`, or `f32`, which is computed in double precision and rounded.
@@ -117,16 +120,16 @@ pub enum FeatureSet {
     Golden,
 }
 
-/// Where features are computed. It does not change them.
+/// Where features are computed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Device {
-    /// The processor, until features run on GPUs.
+    /// Where the pipeline's `device` says.
     #[default]
     Auto,
     /// The processor.
     Cpu,
-    /// An NVIDIA GPU; refused until features run there.
+    /// An NVIDIA GPU.
     Cuda,
 }
 

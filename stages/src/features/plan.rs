@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use natron_kernels::bars::{BarColumns, Bars};
-use natron_kernels::indicators::engine::{Columns, Engine, Number};
+use natron_kernels::indicators::cuda::Word;
+use natron_kernels::indicators::engine::Engine;
 use natron_kernels::indicators::kernel::Tape;
+use natron_kernels::indicators::program::Program;
 use thiserror::Error;
 
+use super::device::{Computer, Processor};
 use super::expression::compile::{
     self, BARS, Catalogue, Compiled, Frame, Known, Misdefined, Source, Step, WORDS,
 };
@@ -140,6 +143,9 @@ pub struct FeaturePlan {
     /// The further columns of each market that are read, by its name; that of the candles is empty.
     further: BTreeMap<String, Vec<String>>,
 }
+
+/// The outputs of a frame, and for each row of the frame that it belongs to, how many of its own rows are over.
+type Child = (Vec<Vec<f64>>, Vec<usize>);
 
 /// What a name stands for.
 struct Definition {
@@ -346,25 +352,42 @@ impl FeaturePlan {
     ///
     /// # Panics
     /// If columns differ in length or number from what [`FeaturePlan::further_columns`] says.
-    pub fn batch_of<T: Number>(
+    pub fn batch_of<T: Word>(
         &self,
         candles: Market<'_>,
         markets: &BTreeMap<String, Market<'_>>,
     ) -> Vec<Vec<T>> {
+        let Ok(columns) = self.batch_on(&Processor, candles, markets);
+        columns
+    }
+
+    /// The same, computed by `computer`.
+    pub(super) fn batch_on<T: Word, C: Computer>(
+        &self,
+        computer: &C,
+        candles: Market<'_>,
+        markets: &BTreeMap<String, Market<'_>>,
+    ) -> Result<Vec<Vec<T>>, C::Error> {
         let rows = Rows {
             bars: candles.bars,
             columns: candles.columns.to_vec(),
         };
-        self.frame(0, &rows, markets).into_vecs()
+        self.frame(computer, 0, &rows, markets)
+    }
+
+    /// The programs that compute the columns.
+    pub(super) fn programs(&self) -> impl Iterator<Item = &Program> {
+        self.frames.iter().map(|frame| &frame.program)
     }
 
     /// The outputs of a frame whose rows are `rows`.
-    fn frame<T: Number>(
+    fn frame<T: Word, C: Computer>(
         &self,
+        computer: &C,
         index: usize,
         rows: &Rows<'_>,
         markets: &BTreeMap<String, Market<'_>>,
-    ) -> Columns<T> {
+    ) -> Result<Vec<Vec<T>>, C::Error> {
         let frame = &self.frames[index];
         let further = self.further_columns(market_of(&self.frames, index));
         let mut joined: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
@@ -372,7 +395,7 @@ impl FeaturePlan {
             if other.parent != Some(index) {
                 continue;
             }
-            let (outputs, counts) = self.child(child, rows, markets);
+            let (outputs, counts) = self.child(computer, child, rows, markets)?;
             for source in &frame.sources {
                 if let Source::Joined { frame, output } = source
                     && *frame == child
@@ -388,17 +411,18 @@ impl FeaturePlan {
             Source::Joined { frame, output } => joined[&(*frame, *output)].as_slice(),
         });
         let columns: Vec<&[f64]> = columns.collect();
-        Columns::of(&frame.program, rows.bars, &columns)
+        computer.compute(&frame.program, rows.bars, &columns)
     }
 
     /// The outputs of a frame that belongs to the one with these rows, and for each of them how many of its own rows are
     /// over.
-    fn child(
+    fn child<C: Computer>(
         &self,
+        computer: &C,
         index: usize,
         rows: &Rows<'_>,
         markets: &BTreeMap<String, Market<'_>>,
-    ) -> (Columns<f64>, Vec<usize>) {
+    ) -> Result<Child, C::Error> {
         match &self.frames[index].step {
             Step::Market(name) => {
                 let n_columns = self.further_columns(name).len();
@@ -409,7 +433,8 @@ impl FeaturePlan {
                         columns: vec![&[]; n_columns],
                     };
                     let counts = vec![0; rows.bars.len()];
-                    return (self.frame(index, &rows_of_none, markets), counts);
+                    let outputs = self.frame(computer, index, &rows_of_none, markets)?;
+                    return Ok((outputs, counts));
                 };
                 let own = Rows {
                     bars: market.bars,
@@ -422,7 +447,7 @@ impl FeaturePlan {
                     over
                 });
                 let counts = counts.collect();
-                (self.frame(index, &own, markets), counts)
+                Ok((self.frame(computer, index, &own, markets)?, counts))
             }
             Step::Longer(timeframe) => {
                 let mut longer = LongerBars::new(*timeframe);
@@ -447,7 +472,7 @@ impl FeaturePlan {
                     bars: bars.view(),
                     columns: columns.iter().map(Vec::as_slice).collect(),
                 };
-                (self.frame(index, &own, markets), counts)
+                Ok((self.frame(computer, index, &own, markets)?, counts))
             }
             Step::Candles => unreachable!("the candles belong to no other frame"),
         }

@@ -674,6 +674,53 @@ fn gpus_are_handed_out_once_each_and_by_their_ids() {
 }
 
 #[test]
+fn features_say_what_they_miss_of_a_gpu_and_do_without_where_they_may() {
+    let pipeline = |device: &str, with: &str| {
+        Workspace::with(&format!(
+            "[pipeline]\n{device}\n[stages.candles]\nuses = \"load.synthetic\"\nwith = {{ rows = 60 }}\n\
+             [stages.features]\nuses = \"features\"\ninputs.candles = \"candles.candles\"\n\
+             with = {{ {with} columns = {{ mean = \"sma(close, 5)\" }} }}\n"
+        ))
+    };
+    let run = |workspace: &Workspace, gpus: &str| {
+        let mut command = workspace.command(&["run", "--write-lock"]);
+        answer(command.env("NATRON_GPUS", gpus).output().unwrap())
+    };
+    let on_gpu = pipeline("", "device = \"cuda\",");
+
+    let refused = run(&on_gpu, "").expect(2).stderr;
+    assert!(
+        refused.contains("stage `features` wants 1 GPU, and this machine has none")
+            && refused.contains("/dev/nvidia0"),
+        "{refused}"
+    );
+    // A card that is promised and not there.
+    let failed = run(&on_gpu, "63").expect(1).stderr;
+    assert!(failed.contains("natron doctor"), "{failed}");
+    let refused = run(&pipeline("device = \"cuda\"", ""), "").expect(2).stderr;
+    assert!(
+        refused.contains("stage `features` wants 1 GPU"),
+        "{refused}"
+    );
+    let unused = pipeline("device = \"cuda\"", "device = \"cpu\",");
+    let refused = run(&unused, "").expect(2).stderr;
+    assert!(
+        refused.contains("none of its stages can compute on a GPU"),
+        "{refused}"
+    );
+    for (device, with) in [
+        ("device = \"auto\"", ""),
+        ("", "device = \"auto\","),
+        ("device = \"auto\"", "device = \"cpu\","),
+    ] {
+        let workspace = pipeline(device, with);
+        run(&workspace, "").expect(0);
+        let lock = workspace.read("pipelines/p.lock");
+        assert_eq!(lock.matches("device = \"cpu\"").count(), 2, "{lock}");
+    }
+}
+
+#[test]
 fn samples_and_ten_thousand_instances_are_checked_quickly() {
     let workspace = Workspace::with(
         "[stages.a]\nuses = \"command\"\n\

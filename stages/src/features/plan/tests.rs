@@ -83,6 +83,15 @@ impl World {
     }
 
     fn batch(&self, plan: &FeaturePlan) -> Vec<Vec<f64>> {
+        let Ok(columns) = self.batch_on(plan, &Processor);
+        columns
+    }
+
+    fn batch_on<C: Computer>(
+        &self,
+        plan: &FeaturePlan,
+        computer: &C,
+    ) -> Result<Vec<Vec<f64>>, C::Error> {
         let further = |name: &str, bars: &BarColumns| -> Vec<Vec<f64>> {
             let columns = plan.further_columns(name).iter().enumerate();
             columns
@@ -116,7 +125,7 @@ impl World {
             bars: self.candles.view(),
             columns: &own,
         };
-        plan.batch_of(candles, &markets.collect())
+        plan.batch_on(computer, candles, &markets.collect())
     }
 
     /// The same market up to a row, and what its markets know by then.
@@ -838,4 +847,65 @@ fn units_are_those_that_the_columns_always_had() {
         }
     }
     assert!(units.values().all(|unit| !unit.is_empty()), "{units:?}");
+}
+
+/// A computer that fails at one of its programs.
+struct Fails {
+    at: usize,
+    n_programs: std::cell::Cell<usize>,
+}
+
+impl Computer for Fails {
+    type Error = usize;
+
+    fn compute<T: Word>(
+        &self,
+        program: &Program,
+        bars: Bars<'_>,
+        columns: &[&[f64]],
+    ) -> Result<Vec<Vec<T>>, usize> {
+        let n = self.n_programs.replace(self.n_programs.get() + 1);
+        if n == self.at {
+            return Err(n);
+        }
+        let Ok(columns) = Processor.compute(program, bars, columns);
+        Ok(columns)
+    }
+}
+
+#[test]
+fn every_program_of_a_plan_goes_to_the_computer_and_its_failure_comes_back() {
+    for (name, plan) in plans() {
+        let world = World::of(&plan, 80, 5);
+        let n_programs = plan.programs().count();
+
+        for at in 0..=n_programs {
+            let computer = Fails {
+                at,
+                n_programs: std::cell::Cell::new(0),
+            };
+            let made = world.batch_on(&plan, &computer);
+
+            if at < n_programs {
+                assert_eq!(made.unwrap_err(), at, "{name}");
+            } else {
+                assert_eq!(computer.n_programs.get(), n_programs, "{name}");
+                let made = made.unwrap();
+                let expected = world.batch(&plan);
+                assert!(
+                    made.iter().zip(&expected).all(|(a, b)| bits(a) == bits(b)),
+                    "{name}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gpu_can_compute_every_set() {
+    for (name, plan) in plans() {
+        let refused = super::super::device::check_twins(&plan);
+
+        assert!(refused.is_ok(), "{name}: {refused:?}");
+    }
 }

@@ -75,13 +75,6 @@ impl<'a> Bars<'a> {
         }
     }
 
-    /// The last `n_rows` bars, or all of them when there are fewer.
-    #[must_use]
-    pub fn tail(&self, n_rows: usize) -> Bars<'a> {
-        let end = self.len();
-        self.slice(end.saturating_sub(n_rows)..end)
-    }
-
     /// The bar at row `t`.
     pub fn bar(&self, t: usize) -> Bar {
         Bar {
@@ -97,37 +90,6 @@ impl<'a> Bars<'a> {
     /// Every bar, oldest first.
     pub fn iter(self) -> impl Iterator<Item = Bar> + 'a {
         (0..self.len()).map(move |t| self.bar(t))
-    }
-
-    /// `(high + low + close) / 3` of every bar.
-    pub fn typical_price(&self) -> Vec<f64> {
-        self.iter().map(|bar| bar.typical_price()).collect()
-    }
-
-    /// The true range of every bar: `max(high, previous close) - min(low, previous close)`; NaN at row 0.
-    pub fn true_range(&self) -> Vec<f64> {
-        let mut previous = f64::NAN;
-        self.iter()
-            .map(|bar| bar.true_range(std::mem::replace(&mut previous, bar.close)))
-            .collect()
-    }
-}
-
-impl Bar {
-    /// `(high + low + close) / 3`.
-    pub fn typical_price(&self) -> f64 {
-        (self.high + self.low + self.close) / 3.0
-    }
-
-    /// `max(high - low, |high - previous close|, |low - previous close|)`; NaN if any of them is NaN.
-    pub fn true_range(&self, previous_close: f64) -> f64 {
-        let range = self.high - self.low;
-        let above = (self.high - previous_close).abs();
-        let below = (self.low - previous_close).abs();
-        if range.is_nan() || above.is_nan() || below.is_nan() {
-            return f64::NAN;
-        }
-        range.max(above).max(below)
     }
 }
 

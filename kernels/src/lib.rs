@@ -7,21 +7,14 @@
 pub mod math;
 
 pub mod bars;
-pub mod windows;
 
 mod activations;
-pub mod candles;
 pub mod cuda;
 mod dispatch;
 pub mod indicators;
 mod lanes;
 pub mod matmul;
-pub mod momentum;
-pub mod order_statistics;
-pub mod recurrences;
 mod tiles;
-pub mod trend;
-pub mod volatility;
 
 mod storage;
 pub use storage::to_vec;

@@ -3,4 +3,5 @@
 pub mod golden;
 pub mod natron_v2;
 
+mod parts;
 mod statistics;

@@ -5,7 +5,6 @@ use std::num::NonZeroU32;
 use natron_artifacts::{
     Column, ColumnType, PortSchema, Schemas, Signature, Stage, StageContext, StageError, Table,
 };
-use natron_kernels::windows;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -51,12 +50,23 @@ impl Stage for RollingMean {
         let window = self.window_bars.get() as usize;
         let mut features = Table::builder().column_of(&bars, "ts_ns");
         for name in &self.columns {
-            let mean = windows::rolling_mean(&bars.numbers(name)?, window);
-            // A table has null where a kernel has NaN.
+            let mean = rolling_mean(&bars.numbers(name)?, window);
+            // A table has null where a column has NaN.
             features = features.f64(self.mean_column(name), mean);
         }
         context.write("features", features.build()?)
     }
+}
+
+/// The mean of the last `window` values; NaN until there are as many.
+fn rolling_mean(x: &[f64], window: usize) -> Vec<f64> {
+    let warm_up = (window - 1).min(x.len());
+    let means = x
+        .windows(window)
+        .map(|last| last.iter().sum::<f64>() / window as f64);
+    std::iter::repeat_n(f64::NAN, warm_up)
+        .chain(means)
+        .collect()
 }
 
 #[cfg(test)]

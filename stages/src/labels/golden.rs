@@ -10,16 +10,15 @@ use natron_artifacts::{
 use natron_kernels::{
     bars::Bars,
     indicators::labels::{
-        Directions, Distance, Exits, RegimeColumns, RegimeThresholds, Side, SignalThresholds,
-        Signals, TripleBarrier, concurrency, direction, forward_return, regime, signal_counts,
-        uniqueness,
+        Directions, Distance, Exits, RegimeThresholds, Side, SignalThresholds, TripleBarrier,
+        concurrency, direction, forward_return, signal_counts, uniqueness,
     },
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use crate::features::{BAR_COLUMNS, FeatureParameters, FeaturePlan, with_bars};
+use super::parts::{self, Parts};
+use crate::features::{BAR_COLUMNS, with_bars};
 
 /// Bars that the longest label looks ahead.
 const LONGEST_HORIZON: u32 = 16;
@@ -37,91 +36,34 @@ pub struct GoldenLabels {
     pub whole_file: bool,
 }
 
-/// What the labels are made from, by the language of features.
-const PARTS: [(&str, &str); 15] = [
-    ("range", "atr(14)"),
-    ("plain_range", "sma(tr(), 14)"),
-    ("short_mean", "sma(close, 20)"),
-    ("long_mean", "sma(close, 50)"),
-    // Sums of the same prices in another order differ in their last digits: that is no slope.
-    (
-        "slope",
-        "if(abs(short_mean - short_mean[5]) > 1e-12 * short_mean, short_mean - short_mean[5], 0) / short_mean",
-    ),
-    ("mean_volume", "sma(volume, 20)"),
-    ("position", "position_in_range()"),
-    ("strength", "rsi(close, 14)"),
-    ("histogram", "macd(close, 12, 26, 9).hist"),
-    ("plus", "di(14).plus"),
-    ("minus", "di(14).minus"),
-    ("trend", "return(close, 20)"),
-    ("directional", "adx(14)"),
-    ("threshold", "quantile(range, 500, 0.9)"),
-    // Without volume there is no spike.
-    (
-        "volume_ratio",
-        "if(mean_volume > 0, volume / mean_volume, 0)",
-    ),
-];
-
 /// A label: its name, its values, and what it means.
 type Label = (&'static str, Vec<f64>, &'static str);
 
 impl GoldenLabels {
     /// The labels of every bar, in the order of the table.
     pub fn label(&self, bars: Bars<'_>) -> Result<Vec<Label>, StageError> {
-        let columns: Vec<_> = PARTS
-            .iter()
-            .map(|(name, expression)| json!({ "name": name, "expression": expression }))
-            .collect();
-        let parameters: FeatureParameters =
-            serde_json::from_value(json!({ "columns": columns }))
-                .map_err(|error| StageError::other("the parts of the labels", error))?;
-        let parts = FeaturePlan::compile(&parameters)?.batch(bars);
-        let part = |name: &str| -> &[f64] {
-            let position = PARTS.iter().position(|(known, _)| *known == name);
-            &parts[position.expect("only parts are asked for")]
-        };
-        let mut labels = of_trades(bars, [part("range"), part("plain_range")]);
+        let mut definitions = parts::of_natron_v2(20, 500, 0.9);
+        definitions.push(("plain_range", "sma(tr(), 14)".to_owned()));
+        let parts = Parts::of(&definitions, bars)?;
+        let mut labels = of_trades(bars, [parts.get("range"), parts.get("plain_range")]);
         labels.extend(directions(bars.close));
 
-        let signals = Signals {
-            close: bars.close,
-            short_mean: part("short_mean"),
-            long_mean: part("long_mean"),
-            slope: part("slope"),
-            volume: bars.volume,
-            mean_volume: part("mean_volume"),
-            position: part("position"),
-            rsi: part("strength"),
-            histogram: part("histogram"),
-            plus_di: part("plus"),
-            minus_di: part("minus"),
-        };
-        let (buys, sells) = signal_counts(&signals, SignalThresholds::default());
+        let (buys, sells) = signal_counts(&parts.signals(bars), SignalThresholds::default());
         let (buy, sell) = (at_least_two(&buys), at_least_two(&sells));
         labels.push(("buy_count", buys, "buy conditions of six that hold"));
         labels.push(("sell_count", sells, "sell conditions of six that hold"));
         labels.push(("buy", buy, "1 where two buy conditions or more hold"));
         labels.push(("sell", sell, "1 where two sell conditions or more hold"));
 
-        let regime_against = |threshold: &[f64]| {
-            let columns = RegimeColumns {
-                trend: part("trend"),
-                adx: part("directional"),
-                range: part("range"),
-                range_threshold: threshold,
-                volume_ratio: part("volume_ratio"),
-            };
-            regime(&columns, RegimeThresholds::default())
-        };
+        let regime_against =
+            |threshold: &[f64]| parts.regime(threshold, RegimeThresholds::default());
         labels.push((
             "regime_roll500",
-            regime_against(part("threshold")),
+            regime_against(parts.get("threshold")),
             "regime, volatile above the 90 % quantile of the last 500 average true ranges",
         ));
         if self.whole_file {
-            let threshold = vec![quantile(part("range"), 0.9); bars.len()];
+            let threshold = vec![quantile(parts.get("range"), 0.9); bars.len()];
             labels.push((
                 "regime_full",
                 regime_against(&threshold),

@@ -8,19 +8,19 @@
 
 use natron_artifacts::{
     Column, ColumnType, Kind, PortSchema, Schemas, Signature, Stage, StageContext, StageError,
-    Table,
+    Table, Threads,
 };
-use natron_kernels::bars::Bars;
-use natron_kernels::candles::position_in_range;
-use natron_kernels::momentum::{Macd, Rsi};
-use natron_kernels::order_statistics::rolling_quantile;
-use natron_kernels::trend::{Directional, DirectionalRow};
-use natron_kernels::volatility::average_true_range;
-use natron_kernels::windows::{lagged, quotient, rolling_mean, simple_return};
+use natron_kernels::{
+    bars::Bars,
+    indicators::labels::{
+        Directions, RegimeThresholds, SignalThresholds, direction, forward_return, signal_counts,
+    },
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::parts::{self, Parts};
 use super::statistics::statistics;
 use crate::features::{BAR_COLUMNS, with_bars};
 
@@ -35,13 +35,6 @@ pub const REGIMES: [&str; 6] = [
     "BEAR_STRONG",
     "VOLATILE",
 ];
-
-/// Windows and periods of the document's rules, in bars. They are those of its features of the same names.
-const SHORT_WINDOW: usize = 20;
-const LONG_WINDOW: usize = 50;
-const SLOPE_LAG: usize = 5;
-const PERIOD: usize = 14;
-const MACD_PERIODS: [usize; 3] = [12, 26, 9];
 
 /// Buy, sell, direction and regime labels by the rules of Natron V2.
 ///
@@ -119,143 +112,51 @@ pub struct Labels {
 
 impl NatronV2Labels {
     /// The labels of every bar.
-    pub fn label(&self, bars: Bars<'_>) -> Labels {
-        let (buy_count, sell_count) = self.counts(bars);
+    pub fn label(&self, bars: Bars<'_>) -> Result<Labels, StageError> {
+        let definitions = parts::of_natron_v2(
+            self.trend_bars,
+            self.volatile_window,
+            self.volatile_quantile,
+        );
+        let parts = Parts::of(&definitions, bars)?;
+        let thresholds = SignalThresholds {
+            volume_spike: self.volume_spike,
+            buy_position: self.buy_position,
+            sell_position: self.sell_position,
+        };
+        let (buy, sell) = signal_counts(&parts.signals(bars), thresholds);
+        let (buy_count, sell_count) = (classes(&buy), classes(&sell));
         let is_enough = |count: &Option<i64>| {
             count.map(|count| i64::from(count >= self.minimum_conditions as i64))
         };
-        Labels {
+        let thresholds = RegimeThresholds {
+            strong_trend: self.strong_trend,
+            strong_adx: self.strong_adx,
+            volatile_volume: self.volatile_volume,
+        };
+        Ok(Labels {
             buy: buy_count.iter().map(is_enough).collect(),
             sell: sell_count.iter().map(is_enough).collect(),
             direction: self.direction(bars.close),
-            regime: self.regime(bars),
+            regime: classes(&parts.regime(parts.get("threshold"), thresholds)),
             buy_count,
             sell_count,
             forward_return: forward_return(bars.close, self.lookahead_bars),
-        }
-    }
-
-    fn counts(&self, bars: Bars<'_>) -> (Vec<Option<i64>>, Vec<Option<i64>>) {
-        let sma_short = rolling_mean(bars.close, SHORT_WINDOW);
-        let sma_long = rolling_mean(bars.close, LONG_WINDOW);
-        let slope = lagged(&sma_short, SLOPE_LAG, |now, before| {
-            quotient(now - before, now)
-        });
-        let mean_volume = rolling_mean(bars.volume, SHORT_WINDOW);
-        let position = position_in_range(bars);
-        let rsi = rsi(bars.close);
-        let histogram = macd_histogram(bars.close);
-        let movement = directional(bars);
-
-        let of_row = |t: usize| -> Option<(i64, i64)> {
-            let before = t.checked_sub(1)?;
-            let (close, volume) = (bars.close[t], bars.volume[t]);
-            let DirectionalRow {
-                plus_di, minus_di, ..
-            } = movement[t];
-            let used = [
-                sma_short[t],
-                sma_long[t],
-                slope[t],
-                mean_volume[t],
-                position[t],
-                rsi[t],
-                rsi[before],
-                histogram[t],
-                histogram[before],
-                plus_di,
-                minus_di,
-                close,
-                volume,
-            ];
-            if used.iter().any(|x| x.is_nan()) {
-                return None;
-            }
-            let is_spike = volume > self.volume_spike * mean_volume[t];
-            let buy = [
-                close > sma_short[t] && sma_short[t] > sma_long[t],
-                rsi[t] > 50.0 || (rsi[t] > 30.0 && rsi[before] <= 30.0),
-                close > sma_short[t] && slope[t] > 0.0,
-                is_spike,
-                position[t] >= self.buy_position,
-                histogram[t] > 0.0 && histogram[t] > histogram[before],
-            ];
-            let sell = [
-                close < sma_short[t] && sma_short[t] < sma_long[t],
-                rsi[t] < 50.0 || (rsi[t] < 70.0 && rsi[before] >= 70.0),
-                close < sma_short[t] && slope[t] < 0.0,
-                is_spike && position[t] <= self.sell_position,
-                histogram[t] < 0.0 && histogram[t] < histogram[before],
-                minus_di > plus_di,
-            ];
-            let count = |conditions: [bool; 6]| {
-                conditions.into_iter().filter(|holds| *holds).count() as i64
-            };
-            Some((count(buy), count(sell)))
-        };
-        let rows: Vec<Option<(i64, i64)>> = (0..bars.len()).map(of_row).collect();
-        (
-            rows.iter().map(|row| row.map(|(buy, _)| buy)).collect(),
-            rows.iter().map(|row| row.map(|(_, sell)| sell)).collect(),
-        )
+        })
     }
 
     fn direction(&self, close: &[f64]) -> Vec<Option<i64>> {
-        let of_row = |t: usize| {
-            let move_ahead = close.get(t + self.lookahead_bars)? - close[t];
-            let buffer = self.neutral_buffer * close[t];
-            if move_ahead.is_nan() {
-                None
-            } else if move_ahead > buffer {
-                Some(1)
-            } else if move_ahead < -buffer {
-                Some(0)
-            } else {
-                Some(2)
-            }
+        let numbers = Directions {
+            up: 1.0,
+            down: 0.0,
+            neutral: 2.0,
         };
-        (0..close.len()).map(of_row).collect()
-    }
-
-    fn regime(&self, bars: Bars<'_>) -> Vec<Option<i64>> {
-        let trend = simple_return(bars.close, self.trend_bars);
-        let adx: Vec<f64> = directional(bars).into_iter().map(|row| row.adx).collect();
-        let range = average_true_range(bars, PERIOD);
-        let threshold = rolling_quantile(&range, self.volatile_window, self.volatile_quantile);
-        let mean_volume = rolling_mean(bars.volume, SHORT_WINDOW);
-
-        let of_row = |t: usize| {
-            let (trend, adx) = (trend[t], adx[t]);
-            if [trend, adx, threshold[t], mean_volume[t], bars.volume[t]]
-                .iter()
-                .any(|x| x.is_nan())
-            {
-                return None;
-            }
-            // Without any volume in the window there is no spike of it.
-            let volume_ratio = if mean_volume[t] == 0.0 {
-                0.0
-            } else {
-                bars.volume[t] / mean_volume[t]
-            };
-            let is_strong = adx > self.strong_adx;
-            Some(
-                if range[t] > threshold[t] || volume_ratio > self.volatile_volume {
-                    5
-                } else if trend > self.strong_trend && is_strong {
-                    0
-                } else if trend > 0.0 && trend <= self.strong_trend && !is_strong {
-                    1
-                } else if trend < -self.strong_trend && is_strong {
-                    4
-                } else if trend < 0.0 && trend >= -self.strong_trend && !is_strong {
-                    3
-                } else {
-                    2
-                },
-            )
-        };
-        (0..bars.len()).map(of_row).collect()
+        classes(&direction(
+            close,
+            self.lookahead_bars,
+            self.neutral_buffer,
+            numbers,
+        ))
     }
 
     fn check(&self) -> Result<(), StageError> {
@@ -265,13 +166,13 @@ impl NatronV2Labels {
                 format!("`{name}` is {given}, expected {expected}"),
             ))
         };
-        for (name, bars) in [
-            ("lookahead_bars", self.lookahead_bars),
-            ("trend_bars", self.trend_bars),
-            ("volatile_window", self.volatile_window),
+        for (name, bars, most) in [
+            ("lookahead_bars", self.lookahead_bars, 100_000),
+            ("trend_bars", self.trend_bars, 10_000),
+            ("volatile_window", self.volatile_window, 100_000),
         ] {
-            if !(1..=100_000).contains(&bars) {
-                return refuse(name, bars.to_string(), "1 to 100000 bars");
+            if !(1..=most).contains(&bars) {
+                return refuse(name, bars.to_string(), &format!("1 to {most} bars"));
             }
         }
         for (name, value) in [
@@ -357,7 +258,8 @@ impl Stage for NatronV2Labels {
         Ok(Signature::new()
             .input_columns("candles", BAR_COLUMNS)
             .output("labels", labels.lookahead(ahead))
-            .output("statistics", PortSchema::of(Kind::Metrics)))
+            .output("statistics", PortSchema::of(Kind::Metrics))
+            .threads(Threads::All))
     }
 
     fn run(&self, context: &mut StageContext) -> Result<(), StageError> {
@@ -365,10 +267,10 @@ impl Stage for NatronV2Labels {
         let candles = context.table("candles")?;
         let ts_ns = candles.ts_ns()?.to_vec();
         let (labels, statistics) = with_bars(&candles, |bars| {
-            let labels = self.label(bars);
-            let statistics = statistics(&labels, bars.close);
-            (labels, statistics)
-        })?;
+            let labels = self.label(bars)?;
+            let statistics = statistics(&labels, bars.close).map_err(StageError::data)?;
+            Ok::<_, StageError>((labels, statistics))
+        })??;
         let mut table = Table::builder().time_index(ts_ns);
         let classes = [
             labels.buy,
@@ -387,41 +289,14 @@ impl Stage for NatronV2Labels {
             table = table.fact(name, value);
         }
         context.write("labels", table.build()?)?;
-        context.write("statistics", statistics.map_err(StageError::data)?)
+        context.write("statistics", statistics)
     }
 }
 
-/// `close[t + horizon] / close[t] - 1`; NaN in the last `horizon` rows.
-pub(super) fn forward_return(close: &[f64], horizon: usize) -> Vec<f64> {
-    let ahead = close
-        .iter()
-        .skip(horizon)
-        .copied()
-        .chain(std::iter::repeat(f64::NAN));
-    close
-        .iter()
-        .zip(ahead)
-        .map(|(&now, later)| quotient(later, now) - 1.0)
-        .collect()
-}
-
-fn rsi(close: &[f64]) -> Vec<f64> {
-    let mut rsi = Rsi::new(PERIOD);
-    close.iter().map(|&close| rsi.update(close)).collect()
-}
-
-fn macd_histogram(close: &[f64]) -> Vec<f64> {
-    let [fast, slow, signal] = MACD_PERIODS;
-    let mut macd = Macd::new(fast, slow, signal);
-    close
-        .iter()
-        .map(|&close| macd.update(close).histogram)
-        .collect()
-}
-
-fn directional(bars: Bars<'_>) -> Vec<DirectionalRow> {
-    let mut movement = Directional::new(PERIOD);
-    bars.iter().map(|bar| movement.update(bar)).collect()
+/// Classes by number; those that are not defined are missing.
+fn classes(numbers: &[f64]) -> Vec<Option<i64>> {
+    let class = |x: &f64| (!x.is_nan()).then_some(*x as i64);
+    numbers.iter().map(class).collect()
 }
 
 #[cfg(test)]
@@ -451,7 +326,7 @@ mod tests {
         let bars = golden_bars(&shared);
         let golden = read_csv(&shared.join("golden/labels.csv"), |_| true);
 
-        let labels = NatronV2Labels::default().label(bars.view());
+        let labels = NatronV2Labels::default().label(bars.view()).unwrap();
 
         for (name, found) in [
             ("buy", &labels.buy),
@@ -480,7 +355,8 @@ mod tests {
             lookahead_bars: 7,
             ..NatronV2Labels::default()
         }
-        .label(bars.view());
+        .label(bars.view())
+        .unwrap();
 
         for t in 0..700 {
             assert_eq!(labels.direction[t].is_some(), t < 693);
@@ -498,7 +374,7 @@ mod tests {
             volatile_window: 100,
             ..NatronV2Labels::default()
         };
-        let before = stage.label(bars.view());
+        let before = stage.label(bars.view()).unwrap();
         for cut in [1, 50, 333, 599, 699] {
             for factor in [1.3, 0.7, f64::NAN] {
                 let mut changed = bars.clone();
@@ -512,10 +388,8 @@ mod tests {
                     column[cut..].iter_mut().for_each(|x| *x *= factor);
                 }
 
-                for after in [
-                    stage.label(changed.view()),
-                    stage.label(bars.view().slice(0..cut)),
-                ] {
+                for after in [changed.view(), bars.view().slice(0..cut)] {
+                    let after = stage.label(after).unwrap();
                     for (before, after) in [
                         (&before.buy, &after.buy),
                         (&before.sell, &after.sell),
@@ -572,7 +446,7 @@ mod tests {
         };
         assert_eq!(
             table.i64_or_null("regime").unwrap(),
-            stage.label(bars.view()).regime
+            stage.label(bars.view()).unwrap().regime
         );
         assert!(table.f64("forward_return_3").unwrap()[397].is_nan());
         let shares =

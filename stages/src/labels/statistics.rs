@@ -1,9 +1,9 @@
 //! What the labels look like, and how they relate to the returns that follow.
 
 use natron_artifacts::Metrics;
-use natron_kernels::windows::correlation;
+use natron_kernels::indicators::labels::forward_return;
 
-use super::natron_v2::{DIRECTIONS, Labels, REGIMES, forward_return};
+use super::natron_v2::{DIRECTIONS, Labels, REGIMES};
 
 /// Horizons, in bars, of the returns that labels are compared with.
 const HORIZONS: [usize; 3] = [1, 3, 5];
@@ -99,6 +99,25 @@ fn of_label(
         }
     }
     Ok(metrics)
+}
+
+/// Pearson correlation of two series of the same length; NaN where one is flat.
+fn correlation(x: &[f64], y: &[f64]) -> f64 {
+    let (dx, dy) = (deviations(x), deviations(y));
+    let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let spread = sum(&dx, &dx).sqrt() * sum(&dy, &dy).sqrt();
+    if spread == 0.0 {
+        return f64::NAN;
+    }
+    // Rounding can carry a perfect correlation just past 1.
+    (sum(&dx, &dy) / spread).clamp(-1.0, 1.0)
+}
+
+/// The deviations from the mean, reached through one of the values: exact for a flat series.
+fn deviations(x: &[f64]) -> Vec<f64> {
+    let origin = x.first().copied().unwrap_or(f64::NAN);
+    let mean = x.iter().map(|x| x - origin).sum::<f64>() / x.len() as f64;
+    x.iter().map(|x| (x - origin) - mean).collect()
 }
 
 /// Sets a number where it is one.

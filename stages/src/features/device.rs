@@ -1,11 +1,12 @@
 //! Where the columns of a plan are computed.
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use natron_artifacts::{StageContext, StageError};
 use natron_kernels::bars::Bars;
-use natron_kernels::cuda::{CudaError, Gpu};
+use natron_kernels::cuda::Gpu;
 use natron_kernels::indicators::cuda::{NoTwin, Plan, Shape, Word, run};
 use natron_kernels::indicators::engine::Columns;
 use natron_kernels::indicators::program::Program;
@@ -67,18 +68,17 @@ impl Card {
     ) -> Result<Option<Self>, StageError> {
         let Some(&id) = context.device().ordinals().first() else {
             return if device == Device::Cuda {
-                Err(
-                    StageError::resource("`device` is `cuda`, and the stage was granted no GPU")
-                        .with_help(HELP),
-                )
+                Err(failed(
+                    "`device` is `cuda`, and the stage was granted no GPU",
+                ))
             } else {
                 Ok(None)
             };
         };
-        let gpu = Gpu::open_visible(id).map_err(|error| failed(&error))?;
+        let gpu = Gpu::open_visible(id).map_err(failed)?;
         context.log(&format!(
             "on GPU {id}: {} ({})",
-            gpu.name().map_err(|error| failed(&error))?,
+            gpu.name().map_err(failed)?,
             gpu.architecture()
         ));
         Ok(Some(Self {
@@ -93,10 +93,10 @@ impl Card {
     }
 }
 
-const HELP: &str = "say `device = \"cpu\"`, or look at what `natron doctor` says of GPUs";
-
-fn failed(error: &CudaError) -> StageError {
-    StageError::resource(error.to_string()).with_help(HELP)
+fn failed(error: impl Display) -> StageError {
+    StageError::resource(format!(
+        "{error}; say `device = \"cpu\"`, or look at what `natron doctor` says of GPUs"
+    ))
 }
 
 fn code_folder(workspace: &Path) -> PathBuf {
@@ -125,7 +125,7 @@ impl Computer for Card {
             is_single: T::IS_SINGLE,
             ..Shape::default()
         };
-        let of_card = self.gpu.shared_bytes().map_err(|error| failed(&error))?;
+        let of_card = self.gpu.shared_bytes().map_err(failed)?;
         shape.shared_bytes = shape.shared_bytes.min(of_card);
         let plan = Plan::new(program, shape).map_err(|missing| refusal(&missing))?;
         run(
@@ -136,7 +136,7 @@ impl Computer for Card {
             &[0, bars.len()],
             Some(&self.code),
         )
-        .map_err(|error| failed(&error))
+        .map_err(failed)
     }
 }
 
@@ -154,6 +154,8 @@ pub(super) fn check_twins(plan: &FeaturePlan) -> Result<(), StageError> {
 
 #[cfg(test)]
 mod tests {
+    use natron_artifacts::{DeviceGrant, Signature, StageContextParts};
+
     use super::*;
 
     #[test]
@@ -162,5 +164,24 @@ mod tests {
         assert!(!pays((1 << 20) - 1, 1 << 8, FEWEST_VALUES));
         assert!(pays(usize::MAX, 2, FEWEST_VALUES));
         assert!(pays(0, 0, 0), "`cuda` is never overruled");
+    }
+
+    #[test]
+    fn a_card_that_is_not_there_is_told_with_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = |grant: DeviceGrant| {
+            let mut parts = StageContextParts::for_test(directory.path());
+            parts.device = grant;
+            let context = StageContext::new(parts, Signature::new());
+            let granted = Card::granted(&context, Device::Cuda);
+            granted.err().unwrap().to_string()
+        };
+
+        assert!(
+            error(DeviceGrant::Cpu)
+                .starts_with("`device` is `cuda`, and the stage was granted no GPU")
+        );
+        let missing = error(DeviceGrant::Cuda(1000));
+        assert!(missing.contains("natron doctor"), "{missing}");
     }
 }

@@ -7,8 +7,8 @@ use natron_stages::{
     keep_candle_single_threaded,
 };
 
-/// Free memory that is kept for the next training step, in bytes: that of a step of the largest model.
-const RETAINED_BYTES: usize = 1 << 30;
+/// Free memory that is kept for the next training step, in bytes: twice that of a step of the largest model on 128 windows.
+const RETAINED_BYTES: usize = 4 << 30;
 
 #[global_allocator]
 static ALLOCATOR: CachingAllocator = CachingAllocator::new(RETAINED_BYTES);

@@ -542,6 +542,13 @@ fn block<T: Element>(
                     c,
                     c_row,
                     columns,
+                    next: match plain {
+                        // The last rows over a panel fetch the one that follows.
+                        None if row + kernels.rows >= rows && column + width < n => {
+                            (panels[(column + width) * k..].as_ptr(), width)
+                        }
+                        _ => (b, 0),
+                    },
                     addend: match addend {
                         Addend::Nothing => (ptr::null(), 0),
                         Addend::Result => (c.cast_const(), c_row),

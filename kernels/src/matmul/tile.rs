@@ -25,6 +25,9 @@ pub(super) struct Tile<T> {
     pub(super) c: *mut T,
     /// Distance of two rows of the result.
     pub(super) c_row: usize,
+    /// What to fetch into the L2 cache meanwhile, and the distance of its rows, of which there are `k`: the panel of `b`
+    /// that comes next, or 0 apart what is there already. Weights of many layers come from the L3 cache otherwise.
+    pub(super) next: (*const T, usize),
     /// Columns that are wanted.
     pub(super) columns: usize,
     /// First element of what is added to the sums, and the distance of its rows; null for nothing.
@@ -154,7 +157,11 @@ macro_rules! kernels {
                     }
                     let mut sums = [[$zero; VECTORS]; ROWS];
                     let (mut a, mut b) = (t.a, t.b);
+                    let (mut next, next_row) = t.next;
                     for _ in 0..t.k {
+                        for v in 0..VECTORS {
+                            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(v * LANES).cast());
+                        }
                         let row: [_; VECTORS] = std::array::from_fn(|v| $load(b.add(v * LANES)));
                         for i in 0..ROWS {
                             let element = $broadcast(*a.add(i * a_row));
@@ -164,6 +171,7 @@ macro_rules! kernels {
                         }
                         a = a.wrapping_add(t.a_column);
                         b = b.wrapping_add(t.b_row);
+                        next = next.wrapping_add(next_row);
                     }
                     let (addend, addend_row) = t.addend;
                     if t.columns == VECTORS * LANES {
@@ -293,12 +301,13 @@ pub(super) mod portable {
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
     use std::arch::x86_64::{
-        __m256, _MM_HINT_T0, _mm_prefetch, _mm256_add_pd, _mm256_add_ps, _mm256_fmadd_pd,
-        _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_set1_pd,
-        _mm256_set1_ps, _mm256_setzero_pd, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_pd,
-        _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_add_pd, _mm512_add_ps,
-        _mm512_fmadd_pd, _mm512_fmadd_ps, _mm512_loadu_pd, _mm512_loadu_ps, _mm512_set1_pd,
-        _mm512_set1_ps, _mm512_setzero_pd, _mm512_setzero_ps, _mm512_storeu_pd, _mm512_storeu_ps,
+        __m256, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm256_add_pd, _mm256_add_ps,
+        _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_permute2f128_ps,
+        _mm256_set1_pd, _mm256_set1_ps, _mm256_setzero_pd, _mm256_setzero_ps, _mm256_shuffle_ps,
+        _mm256_storeu_pd, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_add_pd,
+        _mm512_add_ps, _mm512_fmadd_pd, _mm512_fmadd_ps, _mm512_loadu_pd, _mm512_loadu_ps,
+        _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_pd, _mm512_setzero_ps, _mm512_storeu_pd,
+        _mm512_storeu_ps,
     };
 
     use super::{BLOCK, Kernels, Lanes, Tile, TileFunction, pack, transpose_plain};

@@ -107,9 +107,7 @@ impl Stage for FeatureParameters {
 
     fn gpu_class(&self) -> Result<String, StageError> {
         let class = natron_kernels::cuda::class().as_ref();
-        class
-            .cloned()
-            .map_err(|error| StageError::resource(error.to_string()))
+        class.cloned().map_err(device::failed)
     }
 
     fn run(&self, context: &mut StageContext) -> Result<(), StageError> {

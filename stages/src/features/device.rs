@@ -93,7 +93,7 @@ impl Card {
     }
 }
 
-fn failed(error: impl Display) -> StageError {
+pub(super) fn failed(error: impl Display) -> StageError {
     StageError::resource(format!(
         "{error}; say `device = \"cpu\"`, or look at what `natron doctor` says of GPUs"
     ))

@@ -7,7 +7,7 @@
 //! c_t = f c_{t-1} + i g,   h_t = o tanh(c_t),   h_{-1} = c_{-1} = 0
 //! ```
 //!
-//! A layer is one operation over all steps and both directions. Windows are worked on [`WINDOWS`] at a time, on one thread
+//! A layer is one operation over all steps and both directions. Windows are worked on `WINDOWS` at a time, on one thread
 //! each and direction, with their weights in an order in which the four gates of a few units fill a panel: the gates are
 //! applied to a tile while it is in the first level of the cache, and what a step reads stays in the second. The gradients
 //! of the weights are one product over all steps. Neither the threads nor the instruction set change a bit.

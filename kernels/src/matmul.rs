@@ -4,10 +4,10 @@
 //! multiply-adds in ascending order that starts at zero; the blocks' sums are added in ascending order, to the addend if
 //! there is one. Neither the vector width nor the order in which tiles are computed enters that definition.
 //!
-//! Blocking (Goto and van de Geijn, 2008), from the outside in: up to [`COLUMNS`] columns of `b`; a block of the reduced
-//! axis, whose part of `b` is packed into panels as wide as a tile (or was, see [`Packed`]); [`ROWS`] rows of `a`, packed
+//! Blocking (Goto and van de Geijn, 2008), from the outside in: up to `COLUMNS` columns of `b`; a block of the reduced
+//! axis, whose part of `b` is packed into panels as wide as a tile (or was, see [`Packed`]); `ROWS` rows of `a`, packed
 //! likewise; one panel of `b`, which stays in the L1 cache while all those rows pass; a tile of the result in registers
-//! ([`tile`]). Threads split the rows of the result, never the reduced axis.
+//! (`tile`). Threads split the rows of the result, never the reduced axis.
 
 #![allow(
     clippy::many_single_char_names,

@@ -89,7 +89,7 @@ fn a_run_that_was_killed_anywhere_ends_in_the_same_results() {
 fn training_that_was_killed_goes_on_from_its_checkpoint_to_the_same_weights() {
     let long = [
         "--set",
-        "finetune.epochs=150",
+        "finetune.epochs=600",
         "--set",
         "finetune.early_stop_epochs=0",
         "--until",

@@ -1,8 +1,8 @@
 //! How long a training step and an inference take, beside PyTorch and ONNX Runtime on the same machine.
 //!
-//!     cargo bench --bench training                       # all cases with 1 and 2 threads
-//!     cargo bench --bench training -- finetune --threads 1
-//!     NATRON_TORCH_PYTHON=/path/to/python cargo bench --bench training
+//!     cargo bench -p natron-stages --bench training                       # all cases with 1 and 2 threads
+//!     cargo bench -p natron-stages --bench training -- finetune --threads 1
+//!     NATRON_TORCH_PYTHON=/path/to/python cargo bench -p natron-stages --bench training
 //!
 //! A step is what the trainer does with a batch: forward, backward, norm of the gradients, optimizer. Each figure is the
 //! median of several repetitions after one that is not counted. The floor is the arithmetic of the matrix products alone,
